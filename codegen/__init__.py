@@ -1,0 +1,1 @@
+"""What the rewritten graphs are made of: geometry tables, packed operators, emission."""

@@ -1,0 +1,37 @@
+"""Every error that sparsify raises on purpose; all derive from :class:`SparsifyError`."""
+
+
+class SparsifyError(Exception):
+    """Base class. The message names the node or argument at fault and the mend."""
+
+
+class CaptureError(SparsifyError):
+    """The model could not be captured as a graph."""
+
+
+class ConfigError(SparsifyError, ValueError):
+    """A configuration field has a value that cannot work."""
+
+
+class MaskError(SparsifyError, ValueError):
+    """A mask has the wrong rank, dtype, size, device, or lies on no known grid."""
+
+
+class GridError(SparsifyError, ValueError):
+    """An input named as spatial does not live on the grid it was said to."""
+
+
+class SignatureError(SparsifyError, ValueError):
+    """A call's inputs differ in structure, shape, dtype or device from the recorded ones."""
+
+
+class BaselineError(SparsifyError, ValueError):
+    """A baseline or a plan belongs to another model, other weights or another signature."""
+
+
+class SessionError(SparsifyError, RuntimeError):
+    """A sampler's call while editing does not match the recorded one."""
+
+
+class VerifyError(SparsifyError, AssertionError):
+    """A pass left a graph that breaks an invariant; a defect of sparsify itself."""

@@ -1,0 +1,254 @@
+"""The vocabulary of update graphs: plain tensor functions on packed values.
+
+Packed image values are [N, C, S], stored site-major (strides of a [N, S, C] tensor), so that a
+gather copies whole rows. *Rows* are [N, S, C] tensors. All functions are pure.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# One block of gathered rows should stay in the last-level cache until the product has read it.
+_BLOCK_BYTES = 4 << 20
+_MIN_BLOCK = 256
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """Image [N, C, H, W] -> contiguous rows [N, H*W, C]."""
+    return x.flatten(2).transpose(1, 2).contiguous()
+
+
+def from_rows(rows: Tensor, height: int, width: int) -> Tensor:
+    """Rows [N, H*W, C] -> image [N, C, H, W] (a view)."""
+    return rows.transpose(1, 2).unflatten(2, (height, width))
+
+
+def take_rows(rows: Tensor, sites: Tensor) -> Tensor:
+    """Rows [N, L, C] at sites [S] -> packed [N, C, S]."""
+    return rows.index_select(1, sites).transpose(1, 2)
+
+
+def take(x: Tensor, sites: Tensor, dim: int) -> Tensor:
+    """Tensor with all sites on axis ``dim`` -> its packed values at ``sites`` [S]."""
+    return x.index_select(dim, sites)
+
+
+def overlay_rows(rows: Tensor, packed: Tensor, sites: Tensor) -> Tensor:
+    """Rows [N, L, C] with the rows at ``sites`` replaced by packed [N, C, S]."""
+    return rows.index_copy(1, sites, packed.transpose(1, 2))
+
+
+def overlay(base: Tensor, packed: Tensor, sites: Tensor, dim: int) -> Tensor:
+    """``base`` with its entries at ``sites`` along ``dim`` replaced by ``packed``."""
+    return base.index_copy(dim, sites, packed)
+
+
+def overlay_image(base: Tensor, packed: Tensor, sites: Tensor) -> Tensor:
+    """Image [N, C, H, W] with the pixels at ``sites`` replaced by packed [N, C, S]."""
+    return base.flatten(2).index_copy(2, sites, packed).view(base.shape)
+
+
+def realign(x: Tensor, halo: Tensor, kernel_map: Tensor, dim: int) -> Tensor:
+    """Packed values moved to other sites of the same grid, the missing ones from ``halo``."""
+    return torch.cat([x, halo], dim).index_select(dim, kernel_map[:, 0])
+
+
+def unpack(x: Tensor, height: int, width: int) -> Tensor:
+    """Packed with all sites [N, C, H*W] -> image [N, C, H, W]."""
+    return x.unflatten(2, (height, width))
+
+
+def concat_channels(parts: list[Tensor]) -> Tensor:
+    """Joins packed [N, C_i, S] along channels and keeps them site-major."""
+    return torch.cat([part.transpose(1, 2) for part in parts], 2).transpose(1, 2)
+
+
+def same_sites(table: Tensor, sites: Tensor) -> Tensor:
+    """``table`` [S, ...], with its first size declared equal to that of ``sites``."""
+    torch._check(table.size(0) == sites.size(0))
+    return table
+
+
+def gather(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: float = 0.0) -> Tensor:
+    """Packed [N, C, S] and halo [N, C, S_halo] -> gathered rows [N, S_out, taps, C]."""
+    rows = _overlay(x, halo, padding)
+    taken = rows.index_select(1, kernel_map.reshape(-1))
+    return taken.view(x.shape[0], kernel_map.shape[0], kernel_map.shape[1], x.shape[1])
+
+
+def _overlay(x: Tensor, halo: Tensor | None, padding: float) -> Tensor:
+    """Rows ``[active | halo | padding]`` that a kernel map indexes, [N, S + S_halo + 1, C]."""
+    if halo is None:  # all sites are present: a placeholder stands for the empty halo
+        halo = x.new_zeros((x.shape[0], x.shape[1], 1))
+    zero = x.new_full((x.shape[0], 1, x.shape[1]), padding)
+    return torch.cat([x.transpose(1, 2), halo.transpose(1, 2), zero], 1)
+
+
+def gather_one(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: float = 0.0) -> Tensor:
+    """Packed [N, C, S] -> packed [N, C, S_out], where each output site reads one input site."""
+    return gather(x, halo, kernel_map, padding)[:, :, 0].transpose(1, 2)
+
+
+def gather_mean(x: Tensor, halo: Tensor | None, kernel_map: Tensor, divisor: Tensor) -> Tensor:
+    """Average pool: sum of the taps over ``divisor`` [S_out, 1]."""
+    return (gather(x, halo, kernel_map).sum(2) / divisor.to(x.dtype)).transpose(1, 2)
+
+
+def gather_max(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tensor:
+    """Max pool over the taps; padding never wins."""
+    return gather(x, halo, kernel_map, float("-inf")).amax(2).transpose(1, 2)
+
+
+def gather_blend(x: Tensor, halo: Tensor | None, kernel_map: Tensor, weights: Tensor) -> Tensor:
+    """Sum of the taps weighted by ``weights`` [S_out, taps]: bilinear resize."""
+    taps = gather(x, halo, kernel_map)
+    return (taps * weights.to(x.dtype).unsqueeze(2)).sum(2).transpose(1, 2)
+
+
+def gather_unshuffle(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tensor:
+    """Pixel unshuffle: the taps become channels, channel-major."""
+    return gather(x, halo, kernel_map).transpose(2, 3).flatten(2).transpose(1, 2)
+
+
+def gather_shuffle(
+    x: Tensor, halo: Tensor | None, kernel_map: Tensor, phase: Tensor, factor: int
+) -> Tensor:
+    """Pixel shuffle by ``factor``: site ``s`` takes sub-pixel ``phase[s]`` of each channel group."""
+    rows = gather(x, halo, kernel_map)[:, :, 0].unflatten(2, (-1, factor * factor))
+    index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
+    return rows.gather(3, index)[..., 0].transpose(1, 2)
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """1x1 convolution of packed [N, C, S] with weight [C_out, C]."""
+    return torch.nn.functional.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
+
+
+def conv_weight(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Convolution weight -> [groups, taps * C_in/groups, C_out/groups], taps slowest.
+
+    ``weight`` is [C_out, C_in/groups, kh, kw], or [C_in, C_out/groups, kh, kw] if transposed.
+    """
+    if transposed:
+        split = weight.unflatten(0, (groups, -1))  # g, ci, co, kh, kw
+        ordered = split.permute(0, 3, 4, 1, 2)
+    else:
+        split = weight.unflatten(0, (groups, -1))  # g, co, ci, kh, kw
+        ordered = split.permute(0, 3, 4, 2, 1)
+    return ordered.reshape(groups, -1, ordered.shape[-1]).contiguous()
+
+
+def gather_conv(
+    x: Tensor, halo: Tensor | None, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Convolution on active sites: gather the taps, then one matrix product.
+
+    x [N, C, S] and halo [N, C, S_halo] (None when x has every site), kernel_map [S_out, taps],
+    weight from :func:`conv_weight` -> packed [N, C_out, S_out].
+    """
+    rows = _overlay(x, halo, 0.0)
+    out: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
+    return out.transpose(1, 2)
+
+
+def gather_matmul_reference(
+    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """``sparsify::gather_matmul`` in plain torch: rows [N, R, C] -> [N, S_out, C_out]."""
+    groups, depth, width = weight.shape
+    taps = kernel_map.shape[1]
+    taken = rows.index_select(1, kernel_map.reshape(-1))
+    grouped = taken.view(rows.shape[0], -1, taps, groups, depth // taps)
+    columns = grouped.permute(0, 3, 1, 2, 4).reshape(rows.shape[0], groups, -1, depth)
+    out = (columns @ weight).transpose(1, 2).reshape(rows.shape[0], -1, groups * width)
+    return out if bias is None else out + bias
+
+
+def _gather_matmul_cpu(
+    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Blocks of sites, so that the gathered columns are read back from cache, not memory."""
+    if weight.shape[0] != 1:
+        return _grouped(rows, kernel_map, weight, bias)
+    sites, taps = kernel_map.shape
+    _, depth, width = weight.shape
+    out = rows.new_empty((rows.shape[0], sites, width))
+    block = max(_MIN_BLOCK, _BLOCK_BYTES // (depth * rows.element_size()))
+    flat = kernel_map.reshape(-1)
+    columns = rows.new_empty((min(block, sites) * taps, rows.shape[2]))
+    for item, into in zip(rows, out, strict=True):
+        for start in range(0, sites, block):
+            stop = min(start + block, sites)
+            taken = columns[: (stop - start) * taps]
+            torch.index_select(item, 0, flat[start * taps : stop * taps], out=taken)
+            matrix, target = taken.view(stop - start, depth), into[start:stop]
+            if bias is None:
+                torch.mm(matrix, weight[0], out=target)
+            else:
+                torch.addmm(bias, matrix, weight[0], out=target)
+    return out
+
+
+def _grouped(rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    groups, depth, width = weight.shape
+    taps = kernel_map.shape[1]
+    if depth == taps and width == 1:  # depthwise: a weighted sum of taps, no product to batch
+        taken = rows.index_select(1, kernel_map.reshape(-1))
+        taken = taken.view(rows.shape[0], -1, taps, groups)
+        out = (taken * weight[:, :, 0].t()).sum(2)
+        return out if bias is None else out + bias
+    return gather_matmul_reference(rows, kernel_map, weight, bias)
+
+
+_SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"
+torch.library.define("sparsify::gather_matmul", _SCHEMA)
+torch.library.impl("sparsify::gather_matmul", "CPU", _gather_matmul_cpu)
+torch.library.impl("sparsify::gather_matmul", "CUDA", gather_matmul_reference)
+
+
+@torch.library.register_fake("sparsify::gather_matmul")
+def _gather_matmul_fake(
+    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    return rows.new_empty((rows.shape[0], kernel_map.shape[0], weight.shape[0] * weight.shape[2]))
+
+
+def _spread(statistic: Tensor, channels: int) -> Tensor:
+    """Per-group [N, G] -> per-channel [N, C, 1]."""
+    return statistic.repeat_interleave(channels // statistic.shape[1], 1).unsqueeze(2)
+
+
+def updated_statistics(
+    x: Tensor, old: Tensor, mean: Tensor, rstd: Tensor, sites: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Group statistics of the whole map after the values ``old`` [N, C, S] became ``x``.
+
+    mean and rstd [N, G] are the baseline's, over C/G * ``sites`` values each. Deviations are
+    taken from the baseline mean, so an unchanged input gives the baseline's statistics back
+    without cancellation.
+    """
+    batch, channels = x.shape[:2]
+    groups = mean.shape[1]
+    count = channels // groups * sites
+    x, old = x.to(mean.dtype), old.to(mean.dtype)
+    change = x - old
+    pull = x + old - 2 * _spread(mean, channels)
+    first = change.sum(2).view(batch, groups, -1).sum(2) / count
+    second = (change * pull).sum(2).view(batch, groups, -1).sum(2) / count
+    variance = (rstd.pow(-2) + second - first * first).clamp(min=eps)
+    return mean + first, variance.rsqrt()
+
+
+def group_affine(
+    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Group norm of packed [N, C, S] with given statistics [N, G]."""
+    channels = x.shape[1]
+    scale = _spread(rstd, channels)
+    if weight is not None:
+        scale = scale * weight.view(1, -1, 1)
+    shift = -_spread(mean, channels) * scale
+    if bias is not None:
+        shift = shift + bias.view(1, -1, 1)
+    return (x * scale + shift).to(x.dtype)

@@ -1,0 +1,119 @@
+"""The plan: everything that depends on the mask alone, as plain tensor functions.
+
+Masks are bool [H, W]; sites int64 [S]; a kernel map int64 [S_out, taps] indexes the
+*overlay rows* ``[active input sites | halo | one row of zeros]``. No table is ever empty:
+an empty mask activates its first site, an empty halo reads site 0 and nothing refers to it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow
+
+__all__ = [
+    "active_sites",
+    "blend_weights",
+    "dilate",
+    "grid_mask",
+    "grow",
+    "kernel_map",
+    "pool_divisor",
+    "shuffle_phase",
+    "source_sites",
+    "union",
+]
+
+
+def dilate(mask: Tensor, pixels: int) -> Tensor:
+    """Mask [H, W] grown by ``pixels`` in every direction, diagonals included."""
+    if pixels == 0:
+        return mask
+    size = 2 * pixels + 1
+    return F.max_pool2d(mask[None, None].to(torch.float32), size, 1, pixels)[0, 0] > 0
+
+
+def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
+    """Mask [H, W] carried to another ``grid``: active where any covered input site is."""
+    if tuple(mask.shape) == grid:
+        return mask
+    return F.adaptive_max_pool2d(mask[None].to(torch.float32), grid)[0] > 0
+
+
+def union(first: Tensor, *others: Tensor) -> Tensor:
+    """Sites active in any of the masks."""
+    for other in others:
+        first = first | other
+    return first
+
+
+def active_sites(mask: Tensor) -> Tensor:
+    """int64 [S], ascending, S >= 1."""
+    flat = mask.flatten()
+    first = torch.zeros_like(flat)
+    first[0] = ~flat.any()
+    return (flat | first).nonzero()[:, 0]
+
+
+def kernel_map(
+    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kernel map [S_out, taps] and halo sites [S_halo] of an operator.
+
+    ``in_sites`` / ``out_sites`` are the active sites of its input and output, None for all of
+    them. With all input sites present the halo is only the placeholder.
+    """
+    if out_sites is None:
+        out_sites = all_sites(geometry.out_grid, device)
+    reads = geometry.read(out_sites)
+    outside = reads == OUTSIDE
+    count = geometry.in_grid[0] * geometry.in_grid[1]
+    if in_sites is None:
+        halo = torch.zeros(1, dtype=torch.int64, device=device)
+        return torch.where(outside, count + 1, reads), halo
+    position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64, device=device)
+    needed = torch.zeros(count + 1, dtype=torch.bool, device=device)
+    needed[torch.where(outside, count, reads).flatten()] = True
+    needed[in_sites] = False
+    needed[count] = False
+    halo = active_sites(needed[:count])
+    active = in_sites.shape[0]
+    position[halo] = torch.arange(active, active + halo.shape[0], device=device)
+    position[in_sites] = torch.arange(active, device=device)
+    position[count] = active + halo.shape[0]
+    return position[torch.where(outside, count, reads)], halo
+
+
+def source_sites(geometry: Geometry, out_sites: Tensor) -> Tensor:
+    """The one input site [S] that each output site reads (nearest resize)."""
+    return geometry.read(out_sites)[:, 0]
+
+
+def _sites(geometry: Geometry, out_sites: Tensor | None, device: torch.device) -> Tensor:
+    return all_sites(geometry.out_grid, device) if out_sites is None else out_sites
+
+
+def blend_weights(geometry: Bilinear, out_sites: Tensor | None, device: torch.device) -> Tensor:
+    """Shares float32 [S_out, 4] of the taps of a bilinear resize."""
+    return geometry.weights(_sites(geometry, out_sites, device))
+
+
+def pool_divisor(
+    geometry: Window, out_sites: Tensor | None, device: torch.device, fixed: int | None
+) -> Tensor:
+    """What an average pool divides by, int64 [S_out, 1]: ``fixed`` or the taps inside the map."""
+    inside = geometry.read(_sites(geometry, out_sites, device)) != OUTSIDE
+    count = inside.sum(1, keepdim=True)
+    return count if fixed is None else torch.full_like(count, fixed)
+
+
+def shuffle_phase(
+    geometry: Nearest, out_sites: Tensor | None, device: torch.device, factor: int
+) -> Tensor:
+    """Sub-pixel int64 [S_out] of each output site of a pixel shuffle."""
+    sites = _sites(geometry, out_sites, device)
+    width = geometry.out_grid[1]
+    y, x = sites.div(width, rounding_mode="floor"), sites.remainder(width)
+    return y.remainder(factor) * factor + x.remainder(factor)

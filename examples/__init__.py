@@ -1,0 +1,1 @@
+"""Trained networks, restated in plain PyTorch, for the examples, benchmarks and tests."""

@@ -1,0 +1,52 @@
+"""Abstract interpretation: which nodes an edit reaches, and what their axes mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .layout import Layout, Unmatched
+from .rules import find_rule
+
+
+@dataclass(frozen=True)
+class AnalyzeLayout:
+    """Sets ``edited`` and ``layout`` on every node, and ``reason`` where no rule matches.
+
+    ``inputs`` gives the layout of each placeholder, None for those that an edit leaves alone.
+    Requires a canonical graph. A node without a layout is computed densely, and so is
+    everything behind it.
+    """
+
+    inputs: tuple[Layout | None, ...]
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        placeholders = module.graph.find_nodes(op="placeholder")
+        for node, layout in zip(placeholders, self.inputs, strict=True):
+            node.meta.update(edited=layout is not None, layout=layout)
+        for node in module.graph.nodes:
+            if node.op in ("placeholder", "output"):
+                continue
+            node.meta["edited"] = any(arg.meta["edited"] for arg in node.all_input_nodes)
+            node.meta["layout"] = None
+            if node.meta["edited"]:
+                self._interpret(node)
+        return module
+
+    def _interpret(self, node: Node) -> None:
+        rule = find_rule(node)
+        if rule is None:
+            node.meta["reason"] = "no rule for this operator"
+            return
+        try:
+            layout = rule.layout(node)
+        except Unmatched as refusal:
+            node.meta["reason"] = str(refusal)
+            return
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and layout.shape != tuple(value.shape):
+            node.meta["reason"] = f"the rule expects shape {layout.shape}"
+            return
+        node.meta["layout"] = layout

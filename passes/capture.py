@@ -1,0 +1,64 @@
+"""A model and example inputs -> a functional fx graph of whole ATen operators."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from sparsify.codegen.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The graph takes the flattened inputs and returns the flattened outputs."""
+
+    module: GraphModule
+    output_spec: TreeSpec
+
+
+def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    """Exports ``model`` for inputs of exactly these shapes, dtypes and constants.
+
+    Raises :class:`CaptureError` for a model in training mode, or one whose Python code depends
+    on tensor values; it names the line of the model.
+    """
+    training = [name or "the model" for name, part in model.named_modules() if part.training]
+    if training:
+        raise CaptureError(f"{training[0]} is in training mode: call model.eval() first")
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, args, kwargs, strict=False)
+            program = program.run_decompositions({})
+    except Exception as error:
+        raise CaptureError(_explain(model, error)) from error
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    assert program.call_spec.out_spec is not None
+    expected = tree_flatten((args, kwargs))[1]
+    if program.call_spec.in_spec != expected:
+        raise CaptureError("the model's inputs were re-ordered by export: pass plain containers")
+    return Captured(module, program.call_spec.out_spec)
+
+
+def _explain(model: torch.nn.Module, error: Exception) -> str:
+    """The reason in one line, and the innermost line of the user's own model."""
+    own = type(model).__module__.split(".")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{f.filename}:{f.lineno}: {f.line}" for f in frames if f.name == "forward"]
+    user = re.findall(r'File "([^"]+)", line (\d+), in forward\s*\n?\s*(.*)', str(error))
+    lines += [f"{name}:{number}: {text.strip()}" for name, number, text in user]
+    ours = [line for line in lines if f"/{own}/" in line or f"/{own}.py" in line] or lines
+    where = f" at {ours[-1]}" if ours else ""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"{type(model).__name__} cannot be captured{where}: {reason}. "
+        "Make control flow independent of tensor values, or sparsify the part that is"
+    )

@@ -1,0 +1,181 @@
+"""What the axes of a value mean.
+
+A :class:`Layout` splits every dimension of a tensor into named factors: ``y`` and ``x`` of one
+grid, or plain. Reshapes regroup the factors, permutations reorder them. A value whose ``y``
+stands directly before its ``x`` can be packed: both become one axis of active sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+Grid = tuple[int, int]
+
+
+class Unmatched(Exception):
+    """A rule does not apply; the text is the reason that the report shows."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A factor of a dimension; ``name`` is "y", "x" or "" (plain)."""
+
+    size: int
+    name: str = ""
+
+
+Dim = tuple[Axis, ...]
+
+
+def plain(size: int) -> Dim:
+    """A dimension without spatial meaning."""
+    return (Axis(size),) if size != 1 else ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The factors of every dimension, outermost first."""
+
+    dims: tuple[Dim, ...]
+
+    @staticmethod
+    def of_plain(shape: Sequence[int]) -> Layout:
+        return Layout(tuple(plain(size) for size in shape))
+
+    @staticmethod
+    def image(shape: Sequence[int]) -> Layout:
+        """[N, C, H, W] or [C, H, W]; a grid of one row or column is not worth packing."""
+        *rest, height, width = shape
+        if height < 2 or width < 2:
+            return Layout.of_plain(shape)
+        spatial = ((Axis(height, "y"),), (Axis(width, "x"),))
+        return Layout((*(plain(size) for size in rest), *spatial))
+
+    @staticmethod
+    def tokens(shape: Sequence[int], grid: Grid) -> Layout:
+        """[N, L, C] with L = H*W."""
+        token_dim = (Axis(grid[0], "y"), Axis(grid[1], "x"))
+        return Layout((*map(plain, shape[:-2]), token_dim, plain(shape[-1])))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(prod(axis.size for axis in dim) for dim in self.dims)
+
+    def find(self, name: str) -> int | None:
+        """The dimension that holds the axis ``name``."""
+        for index, dim in enumerate(self.dims):
+            if any(axis.name == name for axis in dim):
+                return index
+        return None
+
+    @property
+    def grid(self) -> Grid | None:
+        sizes = {axis.name: axis.size for dim in self.dims for axis in dim if axis.name}
+        return (sizes["y"], sizes["x"]) if sizes else None
+
+    @property
+    def is_image(self) -> bool:
+        """[..., H, W] with nothing else in these two dimensions."""
+        if len(self.dims) < 3:
+            return False
+        return [[axis.name for axis in dim] for dim in self.dims[-2:]] == [["y"], ["x"]]
+
+    @property
+    def packable(self) -> bool:
+        """``y`` directly before ``x``, and no plain factor shares their dimension."""
+        y, x = self.find("y"), self.find("x")
+        if y is None or x is None or x not in (y, y + 1):
+            return False
+        names = [axis.name for dim in self.dims[y : x + 1] for axis in dim]
+        return names == ["y", "x"]
+
+    @property
+    def site_dim(self) -> int:
+        """Where the axis of active sites stands in the packed value."""
+        y = self.find("y")
+        if y is None or not self.packable:
+            raise Unmatched("the value has no axis of sites")
+        return y
+
+    @property
+    def merged(self) -> bool:
+        """``y`` and ``x`` share one dimension (tokens), so packing keeps the rank."""
+        return self.find("y") == self.find("x")
+
+    def packed_dim(self, dim: int) -> int:
+        """Index of dimension ``dim`` of the full value in the packed one."""
+        dim %= len(self.dims)
+        return dim if self.merged or dim <= self.site_dim else dim - 1
+
+    def packed_shape(self) -> list[int]:
+        """Shape of the packed value, -1 for the number of active sites."""
+        shape = [-1 if any(a.name for a in dim) else prod(a.size for a in dim) for dim in self.dims]
+        if not self.merged:
+            del shape[self.site_dim + 1]
+        return shape
+
+    def is_plain(self, dim: int) -> bool:
+        return not any(axis.name for axis in self.dims[dim])
+
+    def replace(self, dim: int, size: int) -> Layout:
+        """The layout with a plain dimension of another size."""
+        dim %= len(self.dims)
+        if not self.is_plain(dim):
+            raise Unmatched(f"changes the spatial dimension {dim}")
+        return Layout((*self.dims[:dim], plain(size), *self.dims[dim + 1 :]))
+
+    def permute(self, order: Sequence[int]) -> Layout:
+        return Layout(tuple(self.dims[dim] for dim in order))
+
+    def reshape(self, shape: Sequence[int]) -> Layout:
+        """Regroups the factors; splits plain ones where the new shape asks for it."""
+        queue = _merge_plain([axis for dim in self.dims for axis in dim])
+        dims: list[Dim] = []
+        for size in shape:
+            dim: list[Axis] = []
+            left = size
+            while left > 1:
+                axis = queue.pop(0)
+                if left % axis.size == 0:
+                    dim.append(axis)
+                    left //= axis.size
+                elif axis.name or axis.size % left:
+                    raise Unmatched(f"reshape {self.shape} -> {tuple(shape)} splits a spatial axis")
+                else:
+                    dim.append(Axis(left))
+                    queue.insert(0, Axis(axis.size // left))
+                    left = 1
+            dims.append(tuple(_merge_plain(dim)))
+        return Layout(tuple(dims))
+
+
+def _merge_plain(axes: list[Axis]) -> list[Axis]:
+    merged: list[Axis] = []
+    for axis in axes:
+        if merged and not axis.name and not merged[-1].name:
+            merged[-1] = Axis(merged[-1].size * axis.size)
+        else:
+            merged.append(axis)
+    return merged
+
+
+def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
+    """Layout of a pointwise result of ``shape``; operands must agree on the spatial axes."""
+    dims: list[Dim] = []
+    for back in range(len(shape), 0, -1):
+        size = shape[-back]
+        options = {
+            layout.dims[-back]
+            for layout in layouts
+            if len(layout.dims) >= back and layout.shape[-back] == size
+        }
+        spatial = {dim for dim in options if any(axis.name for axis in dim)}
+        if len(spatial) > 1:
+            raise Unmatched("operands disagree about the grid")
+        dims.append(spatial.pop() if spatial else plain(size))
+    names = [axis.name for dim in dims for axis in dim if axis.name]
+    if len(names) not in (0, 2):
+        raise Unmatched("operands disagree about the grid")
+    return Layout(tuple(dims))

@@ -1,0 +1,138 @@
+"""Mask propagation: decides for every node which of its sites an update computes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.fx import GraphModule, Node
+
+from sparsify.codegen import tables
+from sparsify.codegen.geometry import Geometry
+
+from .layout import Grid, Layout
+from .macs import macs
+from .rules import find_rule
+from .rules.base import is_edited
+from .rules.resample import PadRule
+
+ALL = "all"
+"""The mask of a value that is computed at every site."""
+
+Mask = Node | Literal["all"] | None
+"""A plan node (bool [H, W]), ``ALL``, or None where no edited input reaches."""
+
+
+@dataclass(frozen=True)
+class PropagateMasks:
+    """Adds the ``mask`` input and the mask nodes of the plan; sets ``mask`` on every node.
+
+    policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled;
+    the smallest grids, up to ``dense_share`` of all MACs, are computed whole. policy "exact":
+    masks grow with every operator's reach, and an operator that is global activates all sites.
+    Requires layouts.
+    """
+
+    grid: Grid
+    policy: Literal["fixed", "exact"] = "fixed"
+    dilate: int = 5
+    dense_share: float = 0.06
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        graph = module.graph
+        inputs = graph.find_nodes(op="placeholder")
+        with graph.inserting_after(inputs[-1]):
+            mask = graph.placeholder("mask")
+        mask.meta.update(stage="plan", edited=False, layout=None, mask=None)
+        work = [node for node in graph.nodes if node is not mask and node.op != "output"]
+        plan = _MaskBuilder(graph)
+        choose = self._fixed(work, mask, plan) if self.policy == "fixed" else self._exact(mask, plan)
+        for node in work:
+            node.meta["stage"] = "record"
+            node.meta["mask"] = choose(node) if node.meta["edited"] else None
+        return module
+
+    def dense_grids(self, nodes: list[Node]) -> set[Grid]:
+        """The smallest grids, all smaller than the input's, within the share of MACs."""
+        work: dict[Grid, int] = defaultdict(int)
+        for node in nodes:
+            layout = node.meta["layout"]
+            if isinstance(layout, Layout) and layout.grid:
+                work[layout.grid] += macs(node)
+        budget = self.dense_share * sum(work.values())
+        chosen: set[Grid] = set()
+        for grid in sorted(work, key=lambda g: g[0] * g[1]):
+            budget -= work[grid]
+            if budget < 0 or grid[0] * grid[1] >= self.grid[0] * self.grid[1]:
+                break
+            chosen.add(grid)
+        return chosen
+
+    def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+        dense = self.dense_grids(work)
+        wide = plan.call(tables.dilate, mask, self.dilate) if self.dilate else mask
+
+        def choose(node: Node) -> Mask:
+            layout = node.meta["layout"]
+            if not isinstance(layout, Layout) or not layout.packable or layout.grid in dense:
+                return ALL
+            if isinstance(rule := find_rule(node), PadRule):
+                before = node.all_input_nodes[0].meta["mask"]
+                if isinstance(before, Node):
+                    return plan.grow(before, rule.geometry(node))
+            return plan.call(tables.grid_mask, wide, layout.grid)
+
+        return choose
+
+    def _exact(self, mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+        def choose(node: Node) -> Mask:
+            layout = node.meta["layout"]
+            if not isinstance(layout, Layout) or not layout.packable:
+                return ALL
+            if node.op == "placeholder":
+                return plan.call(tables.grid_mask, mask, layout.grid)
+            rule = find_rule(node)
+            assert rule is not None
+            sources = [arg.meta["mask"] for arg in node.all_input_nodes if is_edited(arg)]
+            if rule.is_global(node) or ALL in sources:
+                return ALL
+            geometry = rule.geometry(node)
+            if geometry is not None:
+                return plan.grow(*_behind_pad(node, geometry))
+            distinct = list(dict.fromkeys(sources))
+            return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
+
+        return choose
+
+
+def _behind_pad(node: Node, geometry: Geometry) -> tuple[Node, Geometry]:
+    """The image that a geometry reads: the input, or what stands behind a folded pad."""
+    image = node.all_input_nodes[0]
+    if tuple(image.meta["val"].shape[-2:]) != tuple(geometry.in_grid):
+        image = image.all_input_nodes[0]
+    mask = image.meta["mask"]
+    assert isinstance(mask, Node)
+    return mask, geometry
+
+
+class _MaskBuilder:
+    """Plan nodes, each made once."""
+
+    def __init__(self, graph: torch.fx.Graph) -> None:
+        self._graph = graph
+        self._made: dict[Any, Node] = {}
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Node:
+        key = (function, *((type(arg), arg) for arg in args))
+        if key not in self._made:
+            with self._graph.inserting_before(self._graph.output_node()):
+                node = self._graph.call_function(function, args)
+            node.meta.update(stage="plan", edited=False, layout=None, mask=None)
+            self._made[key] = node
+        return self._made[key]
+
+    def grow(self, mask: Node, geometry: Geometry) -> Node:
+        return self.call(tables.grow, mask, geometry)

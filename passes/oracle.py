@@ -1,0 +1,76 @@
+"""The semantics, spelt out: compute every node densely, blend with ``where``.
+
+    value(v) = where(active_mask[grid], op_v(overlays of its inputs), baseline(v))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from .layout import Layout
+
+aten = torch.ops.aten
+
+
+class Baseline(Interpreter):
+    """The dense model; afterwards ``env`` holds every value by node."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+
+
+class Oracle(Interpreter):
+    """The dense model on edited inputs, each node blended with the baseline run.
+
+    ``masks`` gives the bool [H, W] mask of a node, None where it is computed whole.
+    norm "baseline" takes the statistics of group norms from the baseline run.
+    """
+
+    def __init__(
+        self, module: GraphModule, baseline: dict[Node, Any], masks: dict[Node, Tensor], norm: str
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self._baseline = baseline
+        self._masks = masks
+        self._norm = norm
+
+    def run_node(self, n: Node) -> Any:
+        new = super().run_node(n)
+        mask = self._masks.get(n)
+        if mask is None or n.op == "output":
+            return new
+        if n.target is aten.native_group_norm.default and self._norm == "baseline":
+            new = self._normalise(n)
+        layout: Layout = n.meta["layout"]
+        if isinstance(new, tuple | list):
+            if n.target is not aten.native_group_norm.default:
+                return new  # the parts of a split are blended one by one
+            return (_blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
+        return _blend(layout, mask, new, self._baseline[n])
+
+    def _normalise(self, n: Node) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, bias, batch, channels, _, groups, _ = self.map_nodes_to_values(n.args, n)
+        _, mean, rstd = self._baseline[n]
+        y = (x.reshape(batch, groups, -1) - mean.unsqueeze(2)) * rstd.unsqueeze(2)
+        y = y.view_as(x)
+        if weight is not None:
+            y = y * weight.view(1, channels, 1, 1)
+        if bias is not None:
+            y = y + bias.view(1, channels, 1, 1)
+        return y, mean, rstd
+
+
+def _blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``mask`` broadcast along the axes of ``layout`` that hold y and x."""
+    shape = [1] * new.dim()
+    y, x = layout.find("y"), layout.find("x")
+    assert y is not None and x is not None
+    if layout.merged:
+        shape[y] = mask.numel()
+    else:
+        shape[y], shape[x] = mask.shape
+    return torch.where(mask.reshape(shape), new, old)

@@ -1,0 +1,383 @@
+"""Writes the update graph: every node again, on packed values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.fx import GraphModule, Node
+
+from sparsify.codegen import ops, tables
+from sparsify.codegen.geometry import Geometry, Same
+
+from .layout import Layout
+from .place import Place
+from .rules import find_rule
+from .rules.base import is_edited
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A constant of the update graph: ``function(parameter, *args)``."""
+
+    name: str
+    parameter: str
+    function: Callable[..., torch.Tensor]
+    args: tuple[Any, ...]
+
+    def __call__(self, module: torch.nn.Module) -> torch.Tensor:
+        value = operator.attrgetter(self.parameter)(module)
+        return self.function(value.detach(), *self.args)
+
+
+@dataclass
+class Packed:
+    """What :class:`Pack` leaves on the module, under ``module.meta["packed"]``."""
+
+    outputs: Any = None
+    """The update graph's results, arranged as the model's."""
+    committed: dict[Node, Node] = field(default_factory=dict)
+    """Recorded node -> its value after the update."""
+    folds: list[Fold] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Adds the update nodes (stage "update"), the tables (stage "plan") and what the record
+    graph must remember (stage "record") to the one joint graph.
+
+    norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
+    they are. Requires layouts and masks; ensures that every update node depends on the other
+    stages through recorded values and tables alone.
+    """
+
+    device: torch.device
+    norm: Literal["updated", "baseline"] = "updated"
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        packer = Packer(module, self)
+        packer.run()
+        module.meta["packed"] = packer.result
+        return module
+
+
+class Packer:
+    """The state of one run of :class:`Pack`. ``_memo`` holds every node it made, by meaning."""
+
+    def __init__(self, module: GraphModule, options: Pack) -> None:
+        self.result = Packed()
+        self._module = module
+        self._graph = module.graph
+        self._options = options
+        self._memo: dict[Any, Any] = {}
+        self._current: dict[Node, Node] = {}
+        self._origin: dict[Node, tuple[str, Node]] = {}
+
+    def run(self) -> None:
+        nodes = [n for n in self._graph.nodes if n.meta.get("stage") == "record"]
+        for node in nodes:
+            self._current[node] = self._emit(node)
+        self.result.outputs = torch.fx.map_arg(self._graph.output_node().args[0], self._output)
+        while new := [n for n in self._crossing() if n not in self.result.committed]:
+            for recorded in new:  # overlaying one value can need another recorded one
+                self.result.committed[recorded] = self._committed(recorded)
+
+    def _crossing(self) -> list[Node]:
+        """Record nodes that update nodes read, in graph order."""
+        read = {
+            arg
+            for node in self._graph.nodes
+            if node.meta.get("stage") == "update"
+            for arg in node.all_input_nodes
+        }
+        return [
+            node
+            for node in self._graph.nodes
+            if node in read and node.meta["stage"] == "record" and node.op != "get_attr"
+        ]
+
+    # -- nodes of the three stages ------------------------------------------------------------
+
+    def _node(self, stage: str, target: Any, args: Any, kwargs: Any = {}) -> Node:  # noqa: B006
+        with self._graph.inserting_before(self._graph.output_node()):
+            node = self._graph.call_function(target, args, kwargs)
+        node.meta.update(stage=stage, edited=False, layout=None, mask=None)
+        return node
+
+    def update(self, target: Any, *args: Any, **kwargs: Any) -> Node:
+        return self._node("update", target, args, kwargs)
+
+    def _shared(self, stage: str, target: Any, *args: Any) -> Node:
+        key = (stage, target, *((type(arg), arg) for arg in args))
+        if key not in self._memo:
+            self._memo[key] = self._node(stage, target, args)
+        node: Node = self._memo[key]
+        return node
+
+    def plan(self, function: Callable[..., Any], *args: Any) -> Node:
+        """A table; equal calls share one node."""
+        return self._shared("plan", function, *args)
+
+    def record(self, function: Any, *args: Any) -> Node:
+        """A value that the record graph computes besides the model's own."""
+        return self._shared("record", function, *args)
+
+    def sized(self, table: Node, sites: Node | None) -> Node:
+        """Ties the first size of a table to the number of ``sites``; None: all, known already."""
+        if sites is None:
+            return table
+        table.meta["dynamic"] = True
+        return self._shared("update", ops.same_sites, table, sites)
+
+    # -- tables -------------------------------------------------------------------------------
+
+    def sites(self, mask: Any) -> Node | None:
+        """The active sites of a value with this mask, None for all."""
+        if not isinstance(mask, Node):
+            return None
+        node = self.plan(tables.active_sites, mask)
+        node.meta["dynamic"] = True
+        return node
+
+    def table(
+        self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
+    ) -> Node:
+        return self.sized(self.plan(function, geometry, sites, self._options.device, *args), sites)
+
+    def taps(
+        self, image: Node, geometry: Geometry, out_sites: Node | None
+    ) -> tuple[Node, Node | None, Node]:
+        in_sites = self.sites(image.meta["mask"])
+        both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, self._options.device)
+        kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
+        x = self.current_at(image, in_sites)
+        if in_sites is None:
+            return x, None, kernel_map
+        halo = self.plan(operator.getitem, both, 1)
+        halo.meta["dynamic"] = True
+        return x, self.baseline_at(image, halo), kernel_map
+
+    # -- current values -----------------------------------------------------------------------
+
+    def current_at(self, value: Node, sites: Node | None) -> Node:
+        """The packed current value at ``sites`` (None: all of them, in order)."""
+        mask = value.meta["mask"]
+        own = self.sites(mask)
+        if own is not None and own is sites:
+            return self._current[value]
+        key = ("current_at", value, sites)
+        if key not in self._memo:
+            self._memo[key] = self._move(value, own, sites)
+        node: Node = self._memo[key]
+        return node
+
+    def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
+        layout = value.meta["layout"]
+        if own is None or sites is None:
+            full = self._merged("update", layout, self.dense(value))
+            return full if sites is None else self.update(ops.take, full, sites, layout.site_dim)
+        same = Same(layout.grid)
+        x, halo, kernel_map = self.taps(value, same, sites)
+        return self.update(ops.realign, x, halo, kernel_map, layout.site_dim)
+
+    def _merged(self, stage: str, layout: Layout, full: Node) -> Node:
+        """A full value with ``y`` and ``x`` flattened to one axis."""
+        if layout.merged:
+            return full
+        dim = layout.site_dim
+        return self._shared(stage, aten.flatten.using_ints, full, dim, dim + 1)
+
+    def dense(self, value: Node) -> Node:
+        """The current value of every site: the overlay, written out if it is packed."""
+        if value.op == "get_attr":
+            return value
+        if not isinstance(value.meta["mask"], Node):
+            return self._current[value]
+        key = ("dense", value)
+        if key not in self._memo:
+            base = self._stored(value)
+            layout = value.meta["layout"]
+            full = self._overlaid(value, base)
+            if _by_rows(layout):
+                full = self.update(ops.from_rows, full, *layout.grid)
+            elif not layout.merged:
+                full = self.update(aten.unflatten.int, full, layout.site_dim, list(layout.grid))
+            self._memo[key] = full
+        node: Node = self._memo[key]
+        return node
+
+    # -- baseline values ----------------------------------------------------------------------
+
+    def baseline_at(self, value: Node, sites: Node) -> Node:
+        """The recorded value at ``sites``: recomputed from an ancestor, or remembered."""
+        key = ("baseline_at", value, sites)
+        if key not in self._memo:
+            rule, layout = find_rule(value), value.meta["layout"]
+            if rule is not None and rule.cheap and _has_one_source(value):
+                self._memo[key] = rule.emit(value, Place(self, sites, True))
+            elif _by_rows(layout):
+                self._memo[key] = self.update(ops.take_rows, self._stored(value), sites)
+            else:
+                stored = self._stored(value)
+                self._memo[key] = self.update(ops.take, stored, sites, layout.site_dim)
+        node: Node = self._memo[key]
+        return node
+
+    def _stored(self, value: Node) -> Node:
+        """The record node to remember: images as rows, others with one axis of sites."""
+        layout = value.meta["layout"]
+        if _by_rows(layout):
+            node = self.record(ops.to_rows, value)
+        else:
+            node = self._merged("record", layout, value)
+        self._origin[node] = ("value", value)
+        return node
+
+    def _overlaid(self, value: Node, base: Node) -> Node:
+        """The remembered form of ``value`` with the active sites replaced."""
+        layout, sites = value.meta["layout"], self.sites(value.meta["mask"])
+        if sites is None:
+            full = self._merged("update", layout, self._current[value])
+            if _by_rows(layout):
+                full = self.update(aten.transpose.int, full, 1, 2)
+            return full
+        if _by_rows(layout):
+            return self._shared("update", ops.overlay_rows, base, self._current[value], sites)
+        dim = layout.site_dim
+        return self._shared("update", ops.overlay, base, self._current[value], sites, dim)
+
+    # -- statistics of group norms --------------------------------------------------------------
+
+    def recorded_statistics(self, norm: Node) -> tuple[Node, Node]:
+        mean, rstd = (self.record(operator.getitem, norm, index) for index in (1, 2))
+        self._origin[mean], self._origin[rstd] = ("mean", norm), ("rstd", norm)
+        return mean, rstd
+
+    def current_statistics(self, norm: Node, x: Node) -> tuple[Node, Node]:
+        if self._options.norm == "baseline":
+            return self.recorded_statistics(norm)
+        key = ("statistics", norm)
+        if key not in self._memo:
+            sites = self.sites(x.meta["mask"])
+            if sites is None:
+                both = self.update(norm.target, self.dense(x), *norm.args[1:])
+                parts = tuple(self.update(operator.getitem, both, index) for index in (1, 2))
+            else:
+                recorded = self.recorded_statistics(norm)
+                count, eps = norm.args[5], norm.args[7]
+                old = self.baseline_at(x, sites)
+                new = self._current[x]
+                both = self.update(ops.updated_statistics, new, old, *recorded, count, eps)
+                parts = tuple(self.update(operator.getitem, both, index) for index in (0, 1))
+            self._memo[key] = parts
+        statistics: tuple[Node, Node] = self._memo[key]
+        return statistics
+
+    # -- constants ----------------------------------------------------------------------------
+
+    def folded(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
+        key = ("fold", weight.target, function, args)
+        if key not in self._memo:
+            name = f"folded_{len(self.result.folds)}"
+            fold = Fold(name, str(weight.target), function, args)
+            self._module.register_buffer(name, fold(self._module), persistent=False)
+            self.result.folds.append(fold)
+            with self._graph.inserting_before(self._graph.output_node()):
+                node = self._graph.get_attr(name)
+            node.meta.update(stage="update", edited=False, layout=None, mask=None)
+            self._memo[key] = node
+        constant: Node = self._memo[key]
+        return constant
+
+    # -- one node -----------------------------------------------------------------------------
+
+    def _emit(self, node: Node) -> Node:
+        """The update node for ``node``: packed at its mask, or whole."""
+        if node.op == "get_attr":
+            return node
+        if node.op == "placeholder":
+            return self._input(node)
+        mask, rule = node.meta["mask"], find_rule(node)
+        if mask is None:
+            new = self._clone(node)
+        elif isinstance(mask, Node):
+            assert rule is not None
+            new = rule.emit(node, Place(self, self.sites(mask), False))
+        else:
+            new = self._whole(node) or self._clone(node)
+        for key in ("stack_trace", "nn_module_stack"):
+            if key in node.meta:
+                new.meta[key] = node.meta[key]
+        return new
+
+    def _whole(self, node: Node) -> Node | None:
+        rule = find_rule(node)
+        if rule is None or not isinstance(node.meta["layout"], Layout):
+            return None
+        if not node.meta["layout"].packable:
+            return None
+        return rule.emit_all(node, Place(self, None, False))
+
+    def _clone(self, node: Node) -> Node:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
+        return self.update(node.target, *args, **kwargs)
+
+    def _input(self, node: Node) -> Node:
+        """A second placeholder: the edited input; at inactive sites the recorded one counts."""
+        with self._graph.inserting_before(self._graph.output_node()):
+            new = self._graph.placeholder(f"{node.name}_edited")
+        new.meta.update(stage="update", edited=False, layout=None, mask=None)
+        new.meta["input"] = node
+        sites, layout = self.sites(node.meta["mask"]), node.meta["layout"]
+        if sites is None:
+            return new
+        return self.update(ops.take, self._merged("update", layout, new), sites, layout.site_dim)
+
+    def _output(self, node: Node) -> Node:
+        """A result of the model: active sites over the recorded result."""
+        layout, sites = node.meta["layout"], self.sites(node.meta["mask"])
+        if sites is None:
+            return self.dense(node)
+        self._origin[node] = ("output", node)
+        if _by_rows(layout):
+            return self._shared("update", ops.overlay_image, node, self._current[node], sites)
+        if layout.merged:
+            dim = layout.site_dim
+            return self._shared("update", ops.overlay, node, self._current[node], sites, dim)
+        return self.dense(node)
+
+    def _committed(self, recorded: Node) -> Node:
+        """What a recorded value becomes when the edit is made the new baseline."""
+        kind, node = self._origin.get(recorded, ("plain", recorded))
+        if kind == "value":
+            return self._overlaid(node, recorded)
+        if kind in ("mean", "rstd"):
+            x = node.all_input_nodes[0]
+            return self.current_statistics(node, x)[kind == "rstd"]
+        if kind == "output":
+            return self._output(node)
+        return self.dense(node)
+
+
+def _by_rows(layout: Layout) -> bool:
+    """Images [N, C, H, W] are remembered site by site, so that a gather copies whole rows."""
+    return layout.is_image and len(layout.dims) == 4
+
+
+def _has_one_source(node: Node) -> bool:
+    """Recomputing through a sum of two maps would need both; then remembering it is smaller."""
+    if node.target is aten.cat.default:
+        return all(is_edited(arg) for arg in node.all_input_nodes)
+    grids = [
+        arg
+        for arg in node.all_input_nodes
+        if is_edited(arg) and isinstance(arg.meta["layout"], Layout) and arg.meta["layout"].grid
+    ]
+    return len(grids) == 1
+
+

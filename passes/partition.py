@@ -1,0 +1,104 @@
+"""Cuts the joint graph into record, plan and update: three pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_map_only
+
+from .pack import Fold, Packed
+
+
+@dataclass(frozen=True)
+class ThreeGraphs:
+    """The rewritten model.
+
+    record ``(*inputs) -> (outputs, baseline values)``; plan ``(mask) -> (tables, masks)``;
+    update ``(*inputs, *tables, *baseline values) -> outputs``; commit takes the same and
+    returns ``(outputs, new baseline values)``.
+    """
+
+    record: GraphModule
+    plan: GraphModule
+    update: GraphModule
+    commit: GraphModule
+    dynamic: tuple[bool, ...]
+    """Per table: is its first size a number of active sites?"""
+    mask_names: tuple[str, ...]
+    """The masks that the plan returns beside its tables."""
+    folds: tuple[Fold, ...]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Requires a packed joint graph; what crosses between stages becomes outputs and inputs."""
+
+    def __call__(self, module: GraphModule) -> ThreeGraphs:
+        packed: Packed = module.meta["packed"]
+        nodes = list(module.graph.nodes)
+        inputs = [n for n in nodes if n.op == "placeholder" and n.meta["stage"] == "record"]
+        mask = [n for n in nodes if n.op == "placeholder" and n.meta["stage"] == "plan"]
+        edited = {n.meta["input"]: n for n in nodes if n.op == "placeholder" and "input" in n.meta}
+
+        baseline = _read_by(packed.outputs, "record")
+        committed = [packed.committed[node] for node in baseline]
+        while len(wider := _read_by([packed.outputs, committed], "record")) > len(baseline):
+            baseline = wider
+            committed = [packed.committed[node] for node in baseline]
+        tables = _read_by([packed.outputs, committed], "plan")
+        masks = list(dict.fromkeys(n.meta["mask"] for n in nodes if _is_mask(n.meta.get("mask"))))
+        outputs = module.graph.output_node().args[0]
+        arguments = [*(edited[n] for n in inputs), *tables, *baseline]
+        return ThreeGraphs(
+            record=_extract(module, inputs, (outputs, baseline), "Record"),
+            plan=_extract(module, mask, (tables, masks), "Plan"),
+            update=_extract(module, arguments, packed.outputs, "Update"),
+            commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
+            dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
+            mask_names=tuple(n.name for n in masks),
+            folds=tuple(packed.folds),
+        )
+
+
+def _is_mask(mask: object) -> bool:
+    return isinstance(mask, Node)
+
+
+def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:
+    """The nodes that ``tree`` needs, in graph order; what stands behind ``stop`` is left out."""
+    seen: set[Node] = set()
+    stack: list[Node] = []
+    tree_map_only(Node, stack.append, tree)
+    graph = stack[0].graph
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            if not stop(node):
+                stack.extend(node.all_input_nodes)
+    return [node for node in graph.nodes if node in seen]
+
+
+def _read_by(tree: Any, stage: str) -> list[Node]:
+    """The values of another ``stage`` that the update of ``tree`` reads."""
+    nodes = _needed(tree, lambda node: node.meta["stage"] != "update")
+    return [n for n in nodes if n.meta["stage"] == stage and n.op != "get_attr"]
+
+
+def _extract(module: GraphModule, inputs: list[Node], outputs: Any, name: str) -> GraphModule:
+    """A graph module that computes ``outputs`` from ``inputs`` and the module's attributes."""
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta.update(node.meta)
+    for node in _needed(outputs, copies.__contains__):
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tree_map_only(Node, copies.__getitem__, outputs))
+    extracted = GraphModule(module, graph, class_name=name)
+    extracted.eval()
+    return extracted

@@ -1,0 +1,33 @@
+"""The passes in order, from a captured graph to the three graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from .analyze import AnalyzeLayout
+from .canonicalize import Canonicalize
+from .masks import PropagateMasks
+from .pack import Pack
+from .partition import Partition, ThreeGraphs
+
+Observer = Callable[[str, GraphModule], None]
+"""Called with the name of a stage and the joint graph after it."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything between capture and emission."""
+
+    analyze: AnalyzeLayout
+    masks: PropagateMasks
+    pack: Pack
+
+    def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
+        for step in (Canonicalize(), self.analyze, self.masks, self.pack):
+            module = step(module)
+            if observe is not None:
+                observe(type(step).__name__, module)
+        return Partition()(module)

@@ -1,0 +1,113 @@
+"""Where a packed computation happens; what the rules use to emit nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Node
+
+from sparsify.codegen import ops, tables
+from sparsify.codegen.geometry import Geometry
+
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from .pack import Packer
+
+aten = torch.ops.aten
+
+
+class Place:
+    """A set of sites of one grid: the active ones of a mask, or some of the baseline.
+
+    ``sites`` is a table node, None for all sites. At a baseline place every operand is the
+    recorded one, so the result is the recorded value, recomputed.
+    """
+
+    def __init__(self, packer: Packer, sites: Node | None, is_baseline: bool) -> None:
+        self._packer = packer
+        self.sites = sites
+        self.is_baseline = is_baseline
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
+        """An update node."""
+        return self._packer.update(target, *args, **kwargs)
+
+    def clone(self, node: Node, operand: Callable[[Node], Node]) -> Node:
+        """``node`` on other operands."""
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), operand)
+        return self.call(node.target, *args, **kwargs)
+
+    def packed(self, value: Node) -> Node:
+        """A value on the grid, at the sites of this place."""
+        if self.is_baseline:
+            assert self.sites is not None
+            return self._packer.baseline_at(value, self.sites)
+        return self._packer.current_at(value, self.sites)
+
+    def plain(self, value: Any) -> Any:
+        """A value without a grid, whole; anything but a node is returned as it is."""
+        if not isinstance(value, Node):
+            return value
+        return value if self.is_baseline else self._packer.dense(value)
+
+    def dense(self, value: Any) -> Any:
+        """The current value of every site: the overlay, written out."""
+        return self._packer.dense(value) if isinstance(value, Node) else value
+
+    def aligned(self, value: Node, layout: Layout) -> Node:
+        """An operand that broadcasts against a value of ``layout``, at the sites of this place."""
+        own = value.meta["layout"]
+        if value.meta["edited"] and isinstance(own, Layout) and own.grid == layout.grid:
+            return self.packed(value)
+        shape = tuple(value.meta["val"].shape)
+        site = layout.site_dim - len(layout.dims)  # counted from the back
+        spatial = range(site, site + (1 if layout.merged else 2))
+        sizes = [shape[dim] if len(shape) >= -dim else 1 for dim in spatial]
+        full = self.plain(value)
+        if len(shape) < -site:
+            return full
+        if any(size > 1 for size in sizes):
+            return self._take_static(full, shape, layout, site)
+        return full if layout.merged else self.call(aten.squeeze.dim, full, site)
+
+    def _take_static(self, full: Node, shape: tuple[int, ...], layout: Layout, site: int) -> Node:
+        """An unedited tensor with a value for every site, gathered."""
+        if not layout.merged:
+            target = list(shape)
+            target[site], target[site + 1] = layout.shape[site], layout.shape[site + 1]
+            if tuple(target) != shape:
+                full = self.call(aten.expand.default, full, target)
+            full = self.call(aten.flatten.using_ints, full, site, site + 1)
+            site += 1
+        if self.sites is None:
+            return full
+        return self.call(ops.take, full, self.sites, site)
+
+    def fold(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
+        """``function(weight, *args)``, computed once if the weight is a parameter."""
+        if weight.op == "get_attr":
+            return self._packer.folded(weight, function, *args)
+        return self.call(function, self.plain(weight), *args)
+
+    def taps(self, image: Node, geometry: Geometry) -> tuple[Node, Node | None, Node]:
+        """(packed input, halo, kernel map) of an operator that writes the sites of this place."""
+        return self._packer.taps(image, geometry, self.sites)
+
+    def table(self, function: Callable[..., Any], geometry: Geometry, *args: Any) -> Node:
+        """``function(geometry, sites, device, *args)``: a table with one row a site."""
+        return self._packer.table(function, geometry, self.sites, *args)
+
+    def moved(self, geometry: Geometry) -> Place:
+        """The baseline place at the input sites that these sites read through ``geometry``."""
+        assert self.sites is not None and self.is_baseline
+        sites = self._packer.plan(tables.source_sites, geometry, self.sites)
+        return Place(self._packer, self._packer.sized(sites, self.sites), True)
+
+    def statistics(self, norm: Node, x: Node) -> tuple[Node, Node]:
+        """Mean and rstd [N, G] that a group norm uses here."""
+        if self.is_baseline:
+            return self._packer.recorded_statistics(norm)
+        return self._packer.current_statistics(norm, x)

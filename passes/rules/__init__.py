@@ -1,0 +1,17 @@
+"""Packing rules, one family of operators a file; importing them fills the registry."""
+
+from . import attention, conv, linear, norm, pointwise, resample, shape
+from .base import Rule, find_rule, register
+
+__all__ = [
+    "Rule",
+    "attention",
+    "conv",
+    "find_rule",
+    "linear",
+    "norm",
+    "pointwise",
+    "register",
+    "resample",
+    "shape",
+]

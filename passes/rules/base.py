@@ -1,0 +1,133 @@
+"""What a packing rule is, and how the compiler finds the one for a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch.fx import Node
+
+from sparsify.codegen.geometry import Geometry
+
+from ..layout import Layout, Unmatched
+
+if TYPE_CHECKING:
+    from ..place import Place
+
+R = TypeVar("R", bound="Rule")
+
+
+class Rule:
+    """How one family of operators behaves on packed values. Subclasses hold no state."""
+
+    cheap = False
+    """True if recomputing the value at a few sites costs less than remembering it."""
+
+    def layout(self, node: Node) -> Layout:
+        """Layout of the result; raises :class:`Unmatched` with the reason if it has none."""
+        raise NotImplementedError
+
+    def geometry(self, node: Node) -> Geometry | None:
+        """Where output sites read input sites, for operators that move between sites."""
+        return None
+
+    def is_global(self, node: Node) -> bool:
+        """True if one edited site can change every output site."""
+        return False
+
+    def emit(self, node: Node, place: Place) -> Node:
+        """The packed result at the sites of ``place``."""
+        raise NotImplementedError
+
+    def emit_all(self, node: Node, place: Place) -> Node | None:
+        """The result at all sites where that is better than the dense operator, else None."""
+        return None
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register(*packets: Any) -> Callable[[type[R]], type[R]]:
+    """Class decorator: this rule handles these operator packets (``torch.ops.aten.conv2d``)."""
+
+    def add(rule: type[R]) -> type[R]:
+        for packet in packets:
+            _RULES[packet] = rule()
+        return rule
+
+    return add
+
+
+def find_rule(node: Node) -> Rule | None:
+    """The rule for a call node; pointwise operators share one."""
+    if node.op != "call_function":
+        return None
+    if isinstance(node.target, torch._ops.OpOverload):
+        rule = _RULES.get(node.target.overloadpacket)
+        if rule is None and torch.Tag.pointwise in node.target.tags:
+            return _RULES["pointwise"]
+        return rule
+    return _RULES.get(node.target)
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """The value that ``node`` passes for the schema argument ``name``."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for index, parameter in enumerate(node.target._schema.arguments):
+        if parameter.name == name:
+            if index < len(node.args):
+                return node.args[index]
+            if name in node.kwargs:
+                return node.kwargs[name]
+            return parameter.default_value if parameter.has_default_value() else default
+    return default
+
+
+def source(node: Node, index: int = 0) -> Node:
+    """The tensor argument ``index``, as a node."""
+    arg = node.args[index]
+    if not isinstance(arg, Node):
+        raise Unmatched(f"argument {index} is not a tensor of the graph")
+    return arg
+
+
+def layout_of(node: Node) -> Layout:
+    """The layout of an operand; without one nothing behind it can be packed."""
+    layout = node.meta.get("layout")
+    if not isinstance(layout, Layout):
+        raise Unmatched(f"the arrangement of {node.name} is unknown")
+    return layout
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def is_edited(arg: object) -> bool:
+    """True for a node that an edited input reaches."""
+    return isinstance(arg, Node) and bool(arg.meta.get("edited"))
+
+
+def image_layout(node: Node) -> Layout:
+    """The layout of the first argument, which has to be an image [N, C, H, W] on a grid."""
+    layout = layout_of(source(node))
+    if len(layout.dims) != 4 or not layout.is_image:
+        raise Unmatched("the input is not an image on a grid")
+    return layout
+
+
+def static(node: Node, *names: str) -> None:
+    """Refuses a node whose parameters (weights, biases, masks) depend on the edit."""
+    for name in names:
+        if is_edited(argument(node, name)):
+            raise Unmatched(f"its {name} depends on the edited input")
+
+
+def pair(value: Any, default: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """An int list argument of one or two entries, as (y, x)."""
+    if value is None or value == []:
+        return default
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])

@@ -1,0 +1,54 @@
+"""Normalisation: over channels it is local, over space it is an affine map with statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from sparsify.codegen import ops
+
+from ..layout import Layout, Unmatched
+from ..place import Place
+from .base import Rule, argument, image_layout, layout_of, register, source, static
+
+aten = torch.ops.aten
+
+
+@register(aten.layer_norm, aten.rms_norm)
+class ChannelNorm(Rule):
+    """Layer and RMS norm over trailing plain axes."""
+
+    cheap = True
+
+    def layout(self, node: Node) -> Layout:
+        static(node, "weight", "bias")
+        layout = layout_of(source(node))
+        axes = len(argument(node, "normalized_shape"))
+        if not all(layout.is_plain(-dim) for dim in range(1, axes + 1)):
+            raise Unmatched("normalises over the sites")
+        return layout
+
+    def emit(self, node: Node, place: Place) -> Node:
+        x, shape, *rest = node.args
+        assert isinstance(x, Node)
+        return place.call(node.target, place.packed(x), shape, *map(place.plain, rest))
+
+
+@register(aten.native_group_norm)
+class GroupNorm(Rule):
+    """Group norm of an image: ``native_group_norm`` returns (result, mean, rstd)."""
+
+    cheap = True
+
+    def layout(self, node: Node) -> Layout:
+        static(node, "weight", "bias")
+        return image_layout(node)
+
+    def is_global(self, node: Node) -> bool:
+        return True
+
+    def emit(self, node: Node, place: Place) -> Node:
+        x = source(node)
+        mean, rstd = place.statistics(node, x)
+        weight, bias = (place.plain(argument(node, name)) for name in ("weight", "bias"))
+        return place.call(ops.group_affine, place.packed(x), mean, rstd, weight, bias)

@@ -1,0 +1,157 @@
+"""Resizing, pooling, padding, pixel shuffles: gathers with little or no arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from sparsify.codegen import ops, tables
+from sparsify.codegen.geometry import Bilinear, Geometry, Nearest, Pad, Pair, Window
+
+from ..layout import Layout, Unmatched
+from ..place import Place
+from .base import Rule, argument, image_layout, pair, register, shape_of, source
+
+aten = torch.ops.aten
+
+
+class Resample(Rule):
+    """Shared: an image in, an image out, each output site reads some input sites."""
+
+    def layout(self, node: Node) -> Layout:
+        image_layout(node)
+        self.geometry(node)
+        return Layout.image(shape_of(node))
+
+    def geometry(self, node: Node) -> Geometry:
+        raise NotImplementedError
+
+    def grids(self, node: Node) -> tuple[Pair, Pair]:
+        in_grid: Any = shape_of(source(node))[-2:]
+        out_grid: Any = shape_of(node)[-2:]
+        return in_grid, out_grid
+
+
+def _scale(node: Node, grids: tuple[Pair, Pair], align_corners: bool = False) -> Any:
+    """Input pixels per output pixel, as torch derives it from sizes or factors."""
+    factors = argument(node, "scale_factors")
+    scales = []
+    for axis, (size, out) in enumerate(zip(*grids, strict=True)):
+        if align_corners:
+            scales.append((size - 1) / (out - 1) if out > 1 else 0.0)
+        else:
+            scales.append(1.0 / factors[axis] if factors else size / out)
+    return tuple(scales)
+
+
+@register(aten.upsample_nearest2d)
+class NearestRule(Resample):
+    """Nearest resize."""
+
+    cheap = True
+
+    def geometry(self, node: Node) -> Geometry:
+        grids = self.grids(node)
+        return Nearest(*grids, _scale(node, grids))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        if place.is_baseline:
+            return place.moved(self.geometry(node)).packed(source(node))
+        return place.call(ops.gather_one, *place.taps(source(node), self.geometry(node)))
+
+
+@register(aten.upsample_bilinear2d)
+class BilinearRule(Resample):
+    """Bilinear resize."""
+
+    def geometry(self, node: Node) -> Bilinear:
+        grids, corners = self.grids(node), bool(argument(node, "align_corners"))
+        return Bilinear(*grids, _scale(node, grids, corners), corners)
+
+    def emit(self, node: Node, place: Place) -> Node:
+        geometry = self.geometry(node)
+        weights = place.table(tables.blend_weights, geometry)
+        return place.call(ops.gather_blend, *place.taps(source(node), geometry), weights)
+
+
+class Pool(Resample):
+    """Shared geometry of pools; ``ceil_mode`` is refused."""
+
+    def geometry(self, node: Node) -> Window:
+        if argument(node, "ceil_mode"):
+            raise Unmatched("ceil_mode")
+        kernel = pair(argument(node, "kernel_size"))
+        stride = pair(argument(node, "stride"), kernel)
+        padding = pair(argument(node, "padding"), (0, 0))
+        dilation = pair(argument(node, "dilation", [1, 1]))
+        return Window(*self.grids(node), kernel, stride, padding, dilation)
+
+
+@register(aten.avg_pool2d)
+class AveragePool(Pool):
+    """Average pool."""
+
+    def emit(self, node: Node, place: Place) -> Node:
+        geometry = self.geometry(node)
+        fixed = argument(node, "divisor_override")
+        if fixed is None and argument(node, "count_include_pad"):
+            fixed = geometry.kernel[0] * geometry.kernel[1]
+        divisor = place.table(tables.pool_divisor, geometry, fixed)
+        return place.call(ops.gather_mean, *place.taps(source(node), geometry), divisor)
+
+
+@register(aten.max_pool2d)
+class MaxPool(Pool):
+    """Max pool."""
+
+    def emit(self, node: Node, place: Place) -> Node:
+        return place.call(ops.gather_max, *place.taps(source(node), self.geometry(node)))
+
+
+@register(aten.pad)
+class PadRule(Resample):
+    """Spatial padding in any mode; padding of channels is refused."""
+
+    def before(self, node: Node) -> Pair:
+        """(top, left)."""
+        left, _, *rest = [*argument(node, "pad"), 0, 0]
+        if any(argument(node, "pad")[4:]):
+            raise Unmatched("pads channels or batch")
+        return rest[0], left
+
+    def geometry(self, node: Node) -> Pad:
+        return Pad(*self.grids(node), self.before(node), argument(node, "mode"))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        value = argument(node, "value") or 0.0
+        taps = place.taps(source(node), self.geometry(node))
+        return place.call(ops.gather_one, *taps, value)
+
+
+@register(aten.pixel_shuffle)
+class PixelShuffle(Resample):
+    """[N, C*r*r, H, W] -> [N, C, r*H, r*W]."""
+
+    def geometry(self, node: Node) -> Nearest:
+        factor = argument(node, "upscale_factor")
+        return Nearest(*self.grids(node), (1 / factor, 1 / factor))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        geometry, factor = self.geometry(node), argument(node, "upscale_factor")
+        phase = place.table(tables.shuffle_phase, geometry, factor)
+        taps = place.taps(source(node), geometry)
+        return place.call(ops.gather_shuffle, *taps, phase, factor)
+
+
+@register(aten.pixel_unshuffle)
+class PixelUnshuffle(Resample):
+    """[N, C, r*H, r*W] -> [N, C*r*r, H, W]."""
+
+    def geometry(self, node: Node) -> Window:
+        factor = argument(node, "downscale_factor")
+        return Window(*self.grids(node), (factor, factor), (factor, factor))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        return place.call(ops.gather_unshuffle, *place.taps(source(node), self.geometry(node)))
