@@ -214,6 +214,17 @@ def _gather_matmul_fake(
     return rows.new_empty((rows.shape[0], kernel_map.shape[0], weight.shape[0] * weight.shape[2]))
 
 
+def group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group norm of [N, C, *] -> (result, mean [N, G], rstd [N, G])."""
+    batch, channels = x.shape[:2]
+    sites = x.shape[2:].numel()
+    return torch.native_group_norm(
+        x.contiguous(), weight, bias, batch, channels, sites, groups, eps
+    )
+
+
 def _spread(statistic: Tensor, channels: int) -> Tensor:
     """Per-group [N, G] -> per-channel [N, C, 1]."""
     return statistic.repeat_interleave(channels // statistic.shape[1], 1).unsqueeze(2)

@@ -11,6 +11,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from sparsify.codegen import ops
+
 from .rules.base import argument, shape_of, source
 
 aten = torch.ops.aten
@@ -63,7 +65,7 @@ def string_padding(node: Node) -> Node | None:
 
 
 def group_statistics(node: Node) -> Node | None:
-    """group_norm -> native_group_norm, which also returns mean and rstd."""
+    """group_norm -> ops.group_norm, which also returns mean and rstd."""
     if node.target is not aten.group_norm.default:
         return None
     names = ("num_groups", "weight", "bias", "eps")
@@ -71,20 +73,16 @@ def group_statistics(node: Node) -> Node | None:
 
 
 def instance_norm(node: Node) -> Node | None:
-    """instance_norm -> native_group_norm with one channel a group."""
+    """instance_norm -> ops.group_norm with one channel a group."""
     if node.target is not aten.instance_norm.default or not argument(node, "use_input_stats"):
         return None
     names = ("weight", "bias", "eps")
     return _group_norm(node, shape_of(node)[1], *(argument(node, name) for name in names))
 
 
-def _group_norm(node: Node, groups: int, weight: Any, bias: Any, eps: float) -> Node | None:
-    batch, channels, *space = shape_of(node)
-    if len(space) != 2:
-        return None
-    sites = space[0] * space[1]
-    args = (source(node), weight, bias, batch, channels, sites, groups, eps)
-    return _call(node, operator.getitem, _call(node, aten.native_group_norm.default, *args), 0)
+def _group_norm(node: Node, groups: int, weight: Any, bias: Any, eps: float) -> Node:
+    norm = _call(node, ops.group_norm, source(node), weight, bias, groups, eps)
+    return _call(node, operator.getitem, norm, 0)
 
 
 def batch_norm(node: Node) -> Node | None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from .layout import Layout
+from sparsify.codegen import ops
 
-aten = torch.ops.aten
+from .layout import Layout
 
 
 class Baseline(Interpreter):
@@ -43,24 +43,25 @@ class Oracle(Interpreter):
         mask = self._masks.get(n)
         if mask is None or n.op == "output":
             return new
-        if n.target is aten.native_group_norm.default and self._norm == "baseline":
+        if n.target is ops.group_norm and self._norm == "baseline":
             new = self._normalise(n)
         layout: Layout = n.meta["layout"]
         if isinstance(new, tuple | list):
-            if n.target is not aten.native_group_norm.default:
+            if n.target is not ops.group_norm:
                 return new  # the parts of a split are blended one by one
             return (_blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
         return _blend(layout, mask, new, self._baseline[n])
 
     def _normalise(self, n: Node) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight, bias, batch, channels, _, groups, _ = self.map_nodes_to_values(n.args, n)
+        x, weight, bias, groups, _ = self.map_nodes_to_values(n.args, n)
         _, mean, rstd = self._baseline[n]
+        batch, channels = x.shape[:2]
         y = (x.reshape(batch, groups, -1) - mean.unsqueeze(2)) * rstd.unsqueeze(2)
         y = y.view_as(x)
         if weight is not None:
-            y = y * weight.view(1, channels, 1, 1)
+            y = y * weight.view(1, channels, *[1] * (x.dim() - 2))
         if bias is not None:
-            y = y + bias.view(1, channels, 1, 1)
+            y = y + bias.view(1, channels, *[1] * (x.dim() - 2))
         return y, mean, rstd
 
 

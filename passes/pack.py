@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from sparsify.codegen.geometry import Geometry, Same
 from .layout import Layout
 from .place import Place
 from .rules import find_rule
-from .rules.base import is_edited
+from .rules.base import is_edited, shape_of
 
 aten = torch.ops.aten
 
@@ -269,7 +270,7 @@ class Packer:
                 parts = tuple(self.update(operator.getitem, both, index) for index in (1, 2))
             else:
                 recorded = self.recorded_statistics(norm)
-                count, eps = norm.args[5], norm.args[7]
+                count, eps = prod(shape_of(x)[2:]), norm.args[4]
                 old = self.baseline_at(x, sites)
                 new = self._current[x]
                 both = self.update(ops.updated_statistics, new, old, *recorded, count, eps)

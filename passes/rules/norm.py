@@ -9,7 +9,7 @@ from sparsify.codegen import ops
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, image_layout, layout_of, register, source, static
+from .base import Rule, argument, is_edited, layout_of, register, source, static
 
 aten = torch.ops.aten
 
@@ -34,15 +34,19 @@ class ChannelNorm(Rule):
         return place.call(node.target, place.packed(x), shape, *map(place.plain, rest))
 
 
-@register(aten.native_group_norm)
+@register(ops.group_norm)
 class GroupNorm(Rule):
-    """Group norm of an image: ``native_group_norm`` returns (result, mean, rstd)."""
+    """Group norm of [N, C, H, W] or [N, C, L]: ``ops.group_norm`` returns (result, mean, rstd)."""
 
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight", "bias")
-        return image_layout(node)
+        if any(is_edited(parameter) for parameter in node.args[1:3]):
+            raise Unmatched("its weight or bias depends on the edited input")
+        layout = layout_of(source(node))
+        if not layout.packable or layout.site_dim != 2 or not layout.is_plain(1):
+            raise Unmatched("the input is not [N, C, sites]")
+        return layout
 
     def is_global(self, node: Node) -> bool:
         return True
@@ -50,5 +54,5 @@ class GroupNorm(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         x = source(node)
         mean, rstd = place.statistics(node, x)
-        weight, bias = (place.plain(argument(node, name)) for name in ("weight", "bias"))
+        weight, bias = map(place.plain, node.args[1:3])
         return place.call(ops.group_affine, place.packed(x), mean, rstd, weight, bias)

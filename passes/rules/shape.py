@@ -162,7 +162,7 @@ class GetItem(Rule):
         whole, index = source(node), node.args[1]
         assert isinstance(index, int)
         layout = layout_of(whole)
-        if whole.target is aten.native_group_norm.default:
+        if whole.target is ops.group_norm:
             if index:
                 raise Unmatched("uses the statistics of a norm")
             return layout
@@ -175,6 +175,6 @@ class GetItem(Rule):
 
     def emit(self, node: Node, place: Place) -> Node:
         whole = place.packed(source(node))
-        if source(node).target is aten.native_group_norm.default:
+        if source(node).target is ops.group_norm:
             return whole
         return place.call(operator.getitem, whole, node.args[1])
