@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
 
 class TransposedWindow(NamedTuple):
-    """Window of a transposed convolution: tap ``k`` reads ``(o + padding - k*dilation) / stride``."""
+    """Transposed convolution: tap ``k`` reads ``(o + padding - k * dilation) / stride``."""
 
     in_grid: Pair
     out_grid: Pair

@@ -6,6 +6,8 @@ gather copies whole rows. *Rows* are [N, S, C] tensors. All functions are pure.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -114,7 +116,7 @@ def gather_unshuffle(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tens
 def gather_shuffle(
     x: Tensor, halo: Tensor | None, kernel_map: Tensor, phase: Tensor, factor: int
 ) -> Tensor:
-    """Pixel shuffle by ``factor``: site ``s`` takes sub-pixel ``phase[s]`` of each channel group."""
+    """Pixel shuffle: site ``s`` takes sub-pixel ``phase[s]`` of each group of channels."""
     rows = gather(x, halo, kernel_map)[:, :, 0].unflatten(2, (-1, factor * factor))
     index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
     return rows.gather(3, index)[..., 0].transpose(1, 2)
@@ -123,6 +125,12 @@ def gather_shuffle(
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of packed [N, C, S] with weight [C_out, C]."""
     return torch.nn.functional.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
+
+
+def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``scaled_dot_product_attention`` of packed queries [..., S, d]; S is never 0."""
+    torch._check(query.size(-2) > 0)
+    return torch.nn.functional.scaled_dot_product_attention(query, *args, **kwargs)
 
 
 def conv_weight(weight: Tensor, groups: int, transposed: bool) -> Tensor:

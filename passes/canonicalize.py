@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-
-from sparsify.codegen import ops
 
 from .rules.base import argument, shape_of, source
 

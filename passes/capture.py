@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sparsify.codegen.errors import CaptureError
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, tree_flatten
-
-from sparsify.codegen.errors import CaptureError
 
 
 @dataclass(frozen=True)

@@ -28,5 +28,3 @@ def macs(node: Node) -> int:
         queries = prod(shape_of(source(node))[:-1])
         return queries * keys * (shape_of(source(node))[-1] + shape_of(node)[-1])
     return 0
-
-

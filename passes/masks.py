@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.fx import GraphModule, Node
-
 from sparsify.codegen import tables
 from sparsify.codegen.geometry import Geometry
+from torch.fx import GraphModule, Node
 
 from .layout import Grid, Layout
 from .macs import macs
@@ -49,7 +48,9 @@ class PropagateMasks:
         mask.meta.update(stage="plan", edited=False, layout=None, mask=None)
         work = [node for node in graph.nodes if node is not mask and node.op != "output"]
         plan = _MaskBuilder(graph)
-        choose = self._fixed(work, mask, plan) if self.policy == "fixed" else self._exact(mask, plan)
+        choose = (
+            self._fixed(work, mask, plan) if self.policy == "fixed" else self._exact(mask, plan)
+        )
         for node in work:
             node.meta["stage"] = "record"
             node.meta["mask"] = choose(node) if node.meta["edited"] else None

@@ -1,6 +1,6 @@
 """The semantics, spelt out: compute every node densely, blend with ``where``.
 
-    value(v) = where(active_mask[grid], op_v(overlays of its inputs), baseline(v))
+value(v) = where(active_mask[grid], op_v(overlays of its inputs), baseline(v))
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-
-from sparsify.codegen import ops
 
 from .layout import Layout
 

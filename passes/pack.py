@@ -9,10 +9,9 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-from torch.fx import GraphModule, Node
-
 from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry, Same
+from torch.fx import GraphModule, Node
 
 from .layout import Layout
 from .place import Place
@@ -380,5 +379,3 @@ def _has_one_source(node: Node) -> bool:
         if is_edited(arg) and isinstance(arg.meta["layout"], Layout) and arg.meta["layout"].grid
     ]
     return len(grids) == 1
-
-

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import Node
-
 from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
+from torch.fx import Node
 
 from .layout import Layout
 

@@ -1,0 +1,37 @@
+"""Make a generative PyTorch model fast to edit with: compute only what an edit touches."""
+
+from .codegen.errors import (
+    BaselineError,
+    CaptureError,
+    ConfigError,
+    GridError,
+    MaskError,
+    SessionError,
+    SignatureError,
+    SparsifyError,
+)
+from .config import SparsifyConfig
+from .masks import difference_mask
+from .module import SparseModule, sparsify
+from .program import Baseline, Plan
+from .report import Report
+from .session import Session
+
+__all__ = [
+    "Baseline",
+    "BaselineError",
+    "CaptureError",
+    "ConfigError",
+    "GridError",
+    "MaskError",
+    "Plan",
+    "Report",
+    "Session",
+    "SessionError",
+    "SignatureError",
+    "SparseModule",
+    "SparsifyConfig",
+    "SparsifyError",
+    "difference_mask",
+    "sparsify",
+]

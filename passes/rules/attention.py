@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
@@ -41,7 +42,7 @@ class Attention(Rule):
         full = (place.dense(key), place.dense(value))
         rest = [place.plain(arg) for arg in rest]
         kwargs = {name: place.plain(arg) for name, arg in node.kwargs.items()}
-        return place.call(node.target, place.packed(query), *full, *rest, **kwargs)
+        return place.call(ops.attention, place.packed(query), *full, *rest, **kwargs)
 
 
 @register(aten.matmul, aten.bmm, aten.mm)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.fx import Node
-
 from sparsify.codegen.geometry import Geometry
+from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 

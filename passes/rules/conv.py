@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx import Node
-
 from sparsify.codegen import ops
 from sparsify.codegen.geometry import Geometry, Pair, TransposedWindow, Window
+from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place

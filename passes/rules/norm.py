@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.fx import Node
-
 from sparsify.codegen import ops
+from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place

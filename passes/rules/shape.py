@@ -6,9 +6,8 @@ import operator
 from typing import Any
 
 import torch
-from torch.fx import Node
-
 from sparsify.codegen import ops
+from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
 from ..place import Place

@@ -1,0 +1,58 @@
+"""What a user can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
+
+from .codegen.errors import ConfigError
+
+Policy = Literal["fixed", "exact"]
+Norm = Literal["updated", "baseline"]
+Attention = Literal["full"]
+Backend = Literal["inductor", "eager"]
+
+_CHOICES = {"policy": Policy, "norm": Norm, "attention": Attention, "backend": Backend}
+
+
+@dataclass(frozen=True)
+class SparsifyConfig:
+    """How a model is rewritten. Raises :class:`ConfigError` for a value that cannot work."""
+
+    policy: Policy = "fixed"
+    """"fixed": one mask per grid, fast, an approximation beyond the mask. "exact": masks grow
+    with every operator's reach; equal to the dense run on the edited input, to rounding."""
+
+    dilate: int = 5
+    """Input pixels by which policy "fixed" widens the mask. Latents are 8 times coarser than
+    pictures: 1 suits them."""
+
+    dense_share: float = 0.06
+    """Policy "fixed" computes the smallest grids whole, up to this share of the model's MACs."""
+
+    norm: Norm = "updated"
+    """Group norm statistics: corrected by what changed, or the baseline's as they are."""
+
+    attention: Attention = "full"
+    """Active queries see the current keys and values of all sites."""
+
+    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """(H, W) of inputs that are tokens [N, H*W, C], by name. Four-dimensional floating-point
+    inputs are taken as images [N, C, H, W] without being named."""
+
+    backend: Backend = "inductor"
+    """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""
+
+    def __post_init__(self) -> None:
+        for name, choice in _CHOICES.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: one of {get_args(choice)}")
+        if not isinstance(self.dilate, int) or self.dilate < 0:
+            raise ConfigError(f"dilate={self.dilate!r}: a whole number of pixels, 0 or more")
+        if not 0 <= self.dense_share < 1:
+            raise ConfigError(f"dense_share={self.dense_share!r}: a share of MACs in [0, 1)")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [f.name for f in fields(cls)]

@@ -1,0 +1,164 @@
+"""The user's entry: ``sparsify(model)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, overload
+
+from torch import Tensor, nn
+
+from .codegen.errors import BaselineError, ConfigError, MaskError
+from .config import SparsifyConfig
+from .masks import check_mask
+from .passes.partition import ThreeGraphs
+from .program import Baseline, Observer, Plan, Program
+from .report import Report, make_report
+from .session import Editing, Recording, Session
+from .signature import Call, Signature, bind
+
+
+def sparsify(
+    model: nn.Module, config: SparsifyConfig | None = None, **overrides: Any
+) -> SparseModule:
+    """Wraps ``model`` so that edits of its input cost what they touch.
+
+    ``overrides`` are fields of :class:`SparsifyConfig`. The model is captured at the first
+    record, once per signature (shapes, dtypes, devices, constants). Calling the result is
+    calling the model; its attributes are the model's.
+
+    >>> sparse = sparsify(unet)
+    >>> out, baseline = sparse.record(latents, timestep)
+    >>> out = sparse.update(baseline, edited, timestep, mask=mask)   # bool [H, W]
+    """
+    unknown = sorted(set(overrides) - set(SparsifyConfig.names()))
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(SparsifyConfig.names())}")
+    return SparseModule(model, replace(config or SparsifyConfig(), **overrides))
+
+
+class SparseModule(nn.Module):
+    """A model with a memory. See :func:`sparsify`."""
+
+    def __init__(self, model: nn.Module, config: SparsifyConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.sparsify_config = config
+        self._programs: dict[Signature, Program] = {}
+        self._last: tuple[Program, Plan | None] | None = None
+        self._mode: Recording | Editing | None = None
+        self.training = model.training
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The dense model; inside a session, a recorded or an edited call."""
+        if self._mode is None:
+            return self.model(*args, **kwargs)
+        return self._mode.call(bind(self.model, args, kwargs))
+
+    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Baseline]:
+        """The model's output and the baseline to update from.
+
+        Raises :class:`CaptureError` for a model that cannot be captured and :class:`GridError`
+        if no input lies on a grid.
+        """
+        call = bind(self.model, args, kwargs)
+        return self._program(call).record(call)
+
+    def plan(self, mask: Tensor) -> Plan:
+        """Everything that depends on ``mask`` alone, to be shared by many updates.
+
+        ``mask`` is bool [H, W], or [N, H, W] whose union counts, at the input's resolution.
+        Raises :class:`MaskError`.
+        """
+        if self._last is None:
+            raise MaskError("record a run first: the grids are known from it")
+        program = self._last[0]
+        plan = Plan(check_mask(mask, program.grid, program.batch, program.device).clone())
+        program.plan(plan)
+        self._last = program, plan
+        return plan
+
+    @overload
+    def update(
+        self,
+        baseline: Baseline,
+        *args: Any,
+        mask: Tensor | Plan,
+        commit: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Any: ...
+
+    @overload
+    def update(
+        self,
+        baseline: Baseline,
+        *args: Any,
+        mask: Tensor | Plan,
+        commit: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Any, Baseline]: ...
+
+    def update(
+        self,
+        baseline: Baseline,
+        *args: Any,
+        mask: Tensor | Plan,
+        commit: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The output for edited inputs, computed where ``mask`` and its surroundings are.
+
+        Inputs outside the mask are the baseline's. With ``commit`` also the baseline of the
+        edited run. Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
+        """
+        if baseline.program not in self._programs.values():
+            raise BaselineError("this baseline was recorded by another model: record with this one")
+        program = baseline.program
+        call = bind(self.model, args, kwargs)
+        program.signature.require(call.signature, "update")
+        plan = mask if isinstance(mask, Plan) else Plan(mask)
+        output, new = program.update(baseline, call, plan, commit)
+        self._last = program, plan
+        return (output, new) if commit else output
+
+    @contextmanager
+    def recording(self) -> Iterator[Session]:
+        """Inside, calls are recorded in order; the session then edits them in that order."""
+        session = Session(self)
+        with self._mode_of(Recording(session)):
+            yield session
+
+    def report(self) -> Report:
+        """Per node what is packed, dense, static or a fallback, for the last plan."""
+        if self._last is None:
+            raise BaselineError("record a run first: there is nothing to report")
+        program, plan = self._last
+        masks = program.plan(plan)[1] if plan is not None else None
+        return make_report(program.joint, masks)
+
+    def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
+        """The record, plan and update graphs for calls like this one."""
+        return self._program(bind(self.model, args, kwargs)).graphs
+
+    @contextmanager
+    def _mode_of(self, mode: Recording | Editing) -> Iterator[None]:
+        before, self._mode = self._mode, mode
+        try:
+            yield
+        finally:
+            self._mode = before
+
+    def _program(self, call: Call, observe: Observer | None = None) -> Program:
+        if call.signature not in self._programs:
+            program = Program(self.model, self.sparsify_config, call, observe)
+            self._programs[call.signature] = program
+        program = self._programs[call.signature]
+        self._last = program, None
+        return program

@@ -1,0 +1,219 @@
+"""A model rewritten for one signature: its three graphs, compiled, and what they exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
+
+from .codegen.emit import emit, mark_sizes
+from .codegen.errors import BaselineError, GridError
+from .config import SparsifyConfig
+from .masks import check_mask
+from .passes.analyze import AnalyzeLayout
+from .passes.capture import capture
+from .passes.layout import Grid, Layout
+from .passes.masks import PropagateMasks
+from .passes.pack import Pack
+from .passes.pipeline import Pipeline
+from .signature import Call
+
+Observer = Callable[[str, GraphModule], None]
+Weights = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A recorded full run: its outputs, and the values that updates read. Never changed."""
+
+    program: Program
+    values: tuple[Tensor, ...]
+    outputs: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    """The inputs that an edit leaves alone, by position; None for edited ones."""
+    weights: Weights
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept for updates."""
+        return sum(value.nbytes for value in self.values)
+
+
+@dataclass(eq=False)
+class Plan:
+    """A checked mask [H, W] and, per program, the tables made from it."""
+
+    mask: Tensor
+    tables: dict[Program, tuple[list[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
+    is_empty: bool = False
+
+
+class Program:
+    """The record, plan and update graphs of ``model`` for calls like ``call``."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: SparsifyConfig,
+        call: Call,
+        observe: Observer | None = None,
+    ) -> None:
+        self.signature = call.signature
+        self.config = config
+        self._model = model
+        layouts = _input_layouts(call, config)
+        spatial = [i for i, layout in enumerate(layouts) if layout is not None]
+        self.edited = frozenset(spatial)
+        first = layouts[spatial[0]]
+        assert first is not None and first.grid is not None
+        self.grid: Grid = first.grid
+        self.batch = int(call.leaves[spatial[0]].shape[0])
+        self.device: torch.device = call.leaves[spatial[0]].device
+
+        captured = capture(model, call.args, call.kwargs)
+        self.joint = captured.module
+        self._output_spec = captured.output_spec
+        pipeline = Pipeline(
+            AnalyzeLayout(layouts),
+            PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
+            Pack(self.device, config.norm),
+        )
+        self.graphs = pipeline(self.joint, observe)
+        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._folded_for = self._weights()
+
+    def record(self, call: Call) -> tuple[Any, Baseline]:
+        """The dense run, and what to remember of it."""
+        weights = self._weights()
+        outputs, values = self._run("record", *call.leaves)
+        owned = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
+        kept = tuple(_own(value, owned) for value in values)
+        inputs = tuple(
+            None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
+        )
+        baseline = Baseline(self, kept, _copy(tuple(outputs)), inputs, weights)
+        return tree_unflatten(outputs, self._output_spec), baseline
+
+    def plan(self, plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The tables of a plan and the masks by name, made once."""
+        if self not in plan.tables:
+            mask = check_mask(plan.mask, self.grid, self.batch, self.device)
+            with torch.no_grad():
+                tables, masks = self.graphs.plan(mask)
+            if self.config.backend == "inductor":
+                mark_sizes(tables, self.graphs.dynamic)
+            plan.tables[self] = tables, dict(zip(self.graphs.mask_names, masks, strict=True))
+            plan.is_empty = not bool(mask.any())
+        return plan.tables[self]
+
+    def update(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool
+    ) -> tuple[Any, Baseline | None]:
+        """The edited run from what an edit touches, and with ``commit`` its own baseline."""
+        tables, _ = self.plan(plan)
+        weights = self._weights()
+        if baseline.weights != weights:
+            raise BaselineError(
+                "the model's weights changed after this baseline was recorded: record again"
+            )
+        if plan.is_empty and self._only_grids:
+            result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
+            return result, baseline if commit else None
+        inputs = (*call.leaves, *tables, *baseline.values)
+        if not commit:
+            return tree_unflatten(self._run("update", *inputs), self._output_spec), None
+        outputs, values = self._run("commit", *inputs)
+        owned = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
+        kept = tuple(_own(value, owned) for value in values)
+        fixed = tuple(
+            None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
+        )
+        new = Baseline(self, kept, _copy(tuple(outputs)), fixed, weights)
+        return tree_unflatten(outputs, self._output_spec), new
+
+    @property
+    def _only_grids(self) -> bool:
+        """Every output lies on a grid, so an empty mask leaves all of them as recorded."""
+        outputs = cast(Any, self.joint.graph.output_node().args[0])
+        return all(isinstance(n.meta["mask"], Node) for n in tree_leaves(outputs))
+
+    def _run(self, name: Literal["record", "update", "commit"], *inputs: Any) -> Any:
+        if name not in self._compiled:
+            self._compiled[name] = emit(getattr(self.graphs, name), self.config.backend)
+        if name != "record":
+            self._refold()
+        with torch.no_grad():
+            return self._compiled[name](*inputs)
+
+    def _weights(self) -> Weights:
+        """Changes whenever a parameter or buffer is replaced or written to."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+    def _refold(self) -> None:
+        """Recomputes the constants made from weights, if the weights have changed."""
+        weights = self._weights()
+        if weights == self._folded_for:
+            return
+        for fold in self.graphs.folds:
+            value = fold(self._model)
+            for graph in (self.graphs.update, self.graphs.commit):
+                buffer = getattr(graph, fold.name, None)
+                if buffer is not None and buffer.data_ptr() != value.data_ptr():
+                    buffer.copy_(value)
+        self._folded_for = weights
+
+
+def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, ...]:
+    """Which inputs an edit changes, and how they lie on their grid."""
+    names, leaves = call.signature.names, call.leaves
+    unknown = sorted(set(config.grids) - set(names))
+    if unknown:
+        raise GridError(f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}")
+    layouts = tuple(
+        _layout(name, leaf, config.grids.get(name))
+        for name, leaf in zip(names, leaves, strict=True)
+    )
+    if not any(layouts):
+        raise GridError(
+            "no input is an image [N, C, H, W]: name the token inputs with "
+            f"grids={{name: (H, W)}}; the inputs are {', '.join(names)}"
+        )
+    return layouts
+
+
+def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
+    is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    if grid is None:
+        layout = Layout.image(leaf.shape) if is_float and leaf.dim() == 4 else None
+        return layout if layout is not None and layout.grid else None
+    if not is_float or leaf.dim() not in (3, 4):
+        raise GridError(f"grids names {name!r}, which is not a float tensor [N, L, C]")
+    if leaf.dim() == 4:
+        if tuple(leaf.shape[-2:]) != tuple(grid):
+            raise GridError(f"{name} is {list(leaf.shape)} and not on the grid {tuple(grid)}")
+        return Layout.image(leaf.shape)
+    if grid[0] * grid[1] != leaf.shape[1]:
+        raise GridError(
+            f"{name} has {leaf.shape[1]} tokens but the grid {tuple(grid)} has {grid[0] * grid[1]}"
+        )
+    return Layout.tokens(leaf.shape, (int(grid[0]), int(grid[1])))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _copy(tree: Any) -> Any:
+    """Independent of what the caller may write to later."""
+    return tree_map_only(Tensor, torch.clone, tree)
+
+
+def _own(value: Tensor, foreign: set[int]) -> Tensor:
+    """``value``, copied if it shares memory with what the caller holds."""
+    return value.clone() if value.untyped_storage().data_ptr() in foreign else value

@@ -1,0 +1,172 @@
+"""What the compiler made of a model, node by node."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageDraw
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from .passes.layout import Grid, Layout
+from .passes.macs import macs
+
+State = Literal["packed", "dense", "static", "fallback"]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One operator of the model."""
+
+    name: str
+    operator: str
+    state: State
+    """packed: active sites only; dense: whole, by choice; static: no edit reaches it;
+    fallback: whole, because no rule matched."""
+    reason: str
+    grid: Grid | None
+    macs: int
+    """Multiply-accumulates of the dense operator."""
+    macs_now: int
+    """The same for the update with the reported plan."""
+    source: str
+    """Line of the user's model."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Iterate over the nodes, print it with rich, or save a picture of the masks."""
+
+    nodes: tuple[NodeReport, ...]
+    masks: Mapping[Grid, Tensor]
+    """The active mask, bool [H, W], of each grid; the widest where it grows."""
+
+    def __iter__(self) -> Iterator[NodeReport]:
+        return iter(self.nodes)
+
+    @property
+    def macs_dense(self) -> int:
+        return sum(node.macs for node in self.nodes)
+
+    @property
+    def macs_update(self) -> int:
+        return sum(node.macs_now for node in self.nodes)
+
+    def share(self, state: State) -> float:
+        """Share of the dense MACs in nodes of one state."""
+        return sum(n.macs for n in self.nodes if n.state == state) / max(self.macs_dense, 1)
+
+    @property
+    def fallbacks(self) -> tuple[NodeReport, ...]:
+        return tuple(node for node in self.nodes if node.state == "fallback")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.summary()
+        yield self.table()
+
+    def summary(self) -> Table:
+        """Nodes and MACs by state."""
+        table = Table(title="sparsify: what an update computes")
+        for column in ("state", "nodes", "MACs dense", "MACs now", "share of dense"):
+            table.add_column(column, justify="left" if column == "state" else "right")
+        count = Counter(node.state for node in self.nodes)
+        for state in ("packed", "dense", "static", "fallback"):
+            of_state = [node for node in self.nodes if node.state == state]
+            dense, now = sum(n.macs for n in of_state), sum(n.macs_now for n in of_state)
+            share = f"{now / max(self.macs_dense, 1):.1%}"
+            table.add_row(state, str(count[state]), _big(dense), _big(now), share)
+        share = f"{self.macs_update / max(self.macs_dense, 1):.1%}"
+        table.add_section()
+        totals = (_big(self.macs_dense), _big(self.macs_update))
+        table.add_row("all", str(len(self.nodes)), *totals, share)
+        return table
+
+    def table(self, least: float = 0.005) -> Table:
+        """The nodes with at least this share of the MACs, and every fallback."""
+        table = Table(title=f"nodes with {least:.1%} of the MACs or more, and fallbacks")
+        for column in ("node", "operator", "grid", "state", "MACs dense", "now", "reason"):
+            table.add_column(column)
+        for n in self.nodes:
+            if n.state == "fallback" or n.macs >= least * self.macs_dense > 0:
+                grid = f"{n.grid[0]}x{n.grid[1]}" if n.grid else ""
+                numbers = (_big(n.macs), _big(n.macs_now))
+                table.add_row(n.name, n.operator, grid, n.state, *numbers, n.reason)
+        return table
+
+    def picture(self, path: str | Path, size: int = 160) -> None:
+        """Saves a PNG of the active mask of every grid, finest first."""
+        grids = sorted(self.masks, key=lambda grid: -grid[0] * grid[1])
+        sheet = Image.new("RGB", (len(grids) * (size + 8) + 8, size + 32), "white")
+        draw = ImageDraw.Draw(sheet)
+        for index, grid in enumerate(grids):
+            mask, left = self.masks[grid], 8 + index * (size + 8)
+            tile = Image.fromarray(mask.cpu().numpy()).convert("L").resize((size, size), 0)
+            sheet.paste(Image.new("RGB", (size, size), "#20304a"), (left, 24))
+            sheet.paste(Image.new("RGB", (size, size), "#ffb000"), (left, 24), tile)
+            share = float(mask.float().mean())
+            draw.text((left, 6), f"{grid[0]}x{grid[1]}  {share:.1%}", fill="black")
+        sheet.save(path)
+
+
+def make_report(joint: GraphModule, masks: Mapping[str, Tensor] | None) -> Report:
+    """``masks`` are a plan's, by the name of their node; without a plan all sites count."""
+    nodes = [n for n in joint.graph.nodes if n.op == "call_function" and _is_model(n)]
+    widest: dict[Grid, Tensor] = {}
+    for mask in (masks or {}).values():
+        grid: Any = tuple(mask.shape)
+        if grid not in widest or int(mask.sum()) > int(widest[grid].sum()):
+            widest[grid] = mask
+    active = {name: float(mask.float().mean()) for name, mask in (masks or {}).items()}
+    return Report(tuple(_node(n, active) for n in nodes), widest)
+
+
+def _is_model(node: Node) -> bool:
+    """A node of the user's model, not one that the compiler added."""
+    return node.meta.get("stage") == "record" and "val" in node.meta
+
+
+def _node(node: Node, active: Mapping[str, float]) -> NodeReport:
+    mask, layout = node.meta["mask"], node.meta["layout"]
+    dense = macs(node)
+    share = active.get(mask.name, 1.0) if isinstance(mask, Node) else 1.0
+    return NodeReport(
+        name=node.name,
+        operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
+        state=_state(node),
+        reason=node.meta.get("reason", ""),
+        grid=layout.grid if isinstance(layout, Layout) else None,
+        macs=dense,
+        macs_now=round(dense * share),
+        source=_source(node),
+    )
+
+
+def _state(node: Node) -> State:
+    if node.meta["mask"] is None:
+        return "static"
+    if isinstance(node.meta["mask"], Node):
+        return "packed"
+    return "dense" if isinstance(node.meta["layout"], Layout) else "fallback"
+
+
+def _function(node: Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _source(node: Node) -> str:
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    return ":".join(lines[-1]) if lines else ""
+
+
+def _big(number: int) -> str:
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

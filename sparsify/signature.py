@@ -1,0 +1,84 @@
+"""What a call looks like: the part of its inputs that a captured graph depends on."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path
+
+from .codegen.errors import SignatureError
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Structure of the inputs; shape, dtype and device of tensors; the value of anything else."""
+
+    spec: TreeSpec
+    leaves: tuple[Any, ...]
+    names: tuple[str, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.leaves)
+
+    def require(self, other: Signature, what: str) -> None:
+        """Raises :class:`SignatureError`, naming the first argument of ``other`` that differs."""
+        if self.names != other.names or self.spec != other.spec:
+            ours, theirs = set(self.names), set(other.names)
+            odd = ", ".join(sorted(ours ^ theirs)) or "the containers"
+            raise SignatureError(f"{what}: the arguments differ from the recorded ones ({odd})")
+        for name, mine, new in zip(self.names, self.leaves, other.leaves, strict=True):
+            if mine != new:
+                raise SignatureError(
+                    f"{what}: {name} is {_show(new)} but {_show(mine)} was recorded: "
+                    "record again with these inputs"
+                )
+
+
+@dataclass(frozen=True)
+class Call:
+    """Inputs bound to the parameters of ``forward``, flattened."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    leaves: tuple[Any, ...]
+    signature: Signature
+
+
+def bind(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Binds and flattens, so that ``f(x, t)`` and ``f(x, t=t)`` are one call."""
+    parameters = inspect.signature(model.forward)
+    try:
+        bound = parameters.bind(*args, **kwargs)
+    except TypeError as error:
+        raise SignatureError(f"{type(model).__name__}.forward: {error}") from None
+    args, kwargs = bound.args, dict(sorted(bound.kwargs.items()))
+    pairs, spec = tree_flatten_with_path((args, kwargs))
+    order = [p for p in parameters.parameters]
+    names = tuple(_name(path, order) for path, _ in pairs)
+    leaves = tuple(leaf for _, leaf in pairs)
+    return Call(args, kwargs, leaves, Signature(spec, tuple(map(_describe, leaves)), names))
+
+
+def _name(path: Any, parameters: list[str]) -> str:
+    """``sample`` or ``added_cond_kwargs['time_ids']``."""
+    (side, first, *rest) = path
+    positional = side.idx == 0
+    root = parameters[first.idx] if positional and first.idx < len(parameters) else keystr((first,))
+    return root.strip("[]'") + keystr(tuple(rest))
+
+
+def _describe(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype, leaf.device
+    return type(leaf).__name__, leaf if leaf.__hash__ else repr(leaf)
+
+
+def _show(description: Any) -> str:
+    if len(description) == 3:
+        shape, dtype, device = description
+        return f"{dtype} {list(shape)} on {device}"
+    return repr(description[1])
