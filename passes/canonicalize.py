@@ -45,6 +45,13 @@ def drop_copies(node: Node) -> Node | None:
     return None
 
 
+def free_view(node: Node) -> Node | None:
+    """view -> reshape: strides are not the captured ones once copies are gone."""
+    if node.target not in (aten.view.default, aten._unsafe_view.default):
+        return None
+    return _call(node, aten.reshape.default, source(node), list(shape_of(node)))
+
+
 def string_padding(node: Node) -> Node | None:
     """conv2d(padding="same" | "valid") -> conv2d with numbers (and a pad if it is uneven)."""
     if node.target is not aten.conv2d.padding:
@@ -147,6 +154,7 @@ def _inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
 
 _RULES: tuple[Callable[[Node], Node | None], ...] = (
     drop_copies,
+    free_view,
     string_padding,
     group_statistics,
     instance_norm,

@@ -124,9 +124,15 @@ class SparseModule(nn.Module):
         call = bind(self.model, args, kwargs)
         program.signature.require(call.signature, "update")
         plan = mask if isinstance(mask, Plan) else Plan(mask)
-        output, new = program.update(baseline, call, plan, commit)
-        self._last = program, plan
+        output, new = self._update(baseline, call, plan, commit)
         return (output, new) if commit else output
+
+    def _update(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
+    ) -> tuple[Any, Baseline | None]:
+        result = baseline.program.update(baseline, call, plan, commit)
+        self._last = baseline.program, plan
+        return result
 
     @contextmanager
     def recording(self) -> Iterator[Session]:

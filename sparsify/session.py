@@ -83,7 +83,7 @@ class Editing:
         except SignatureError as error:
             raise SessionError(str(error)) from None
         _same_scalars(baseline, call, what)
-        output, _ = baseline.program.update(baseline, call, self.plan, commit=False)
+        output, _ = self.session.module._update(baseline, call, self.plan)
         self.position += 1
         return output
 

@@ -1,0 +1,199 @@
+"""Bad input: each with an error of ours that says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify import (
+    BaselineError,
+    CaptureError,
+    ConfigError,
+    GridError,
+    MaskError,
+    SignatureError,
+    SparseModule,
+    difference_mask,
+    sparsify,
+)
+from tests.small import corner, small_inputs, small_unet
+
+
+@pytest.fixture(scope="module")
+def sparse() -> SparseModule:
+    module = sparsify(small_unet(), backend="eager", dilate=1)
+    module.record(*small_inputs())
+    return module
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        (torch.zeros(16, dtype=torch.bool), "rank 1"),
+        (torch.zeros(1, 1, 16, 16, dtype=torch.bool), "rank 4"),
+        (torch.zeros(16, 16), "dtype torch.float32"),
+        (torch.zeros(16, 15, dtype=torch.bool), r"grid \(16, 16\)"),
+        (torch.zeros(8, 8, dtype=torch.bool), r"grid \(16, 16\)"),
+        (torch.zeros(3, 16, 16, dtype=torch.bool), "3 items"),
+        (torch.zeros(16, 16, dtype=torch.bool, device="meta"), "on meta"),
+        ([[True]], "list"),
+    ],
+)
+def test_bad_masks(sparse: SparseModule, mask: object, text: str) -> None:
+    with pytest.raises(MaskError, match=text):
+        sparse.plan(mask)  # type: ignore[arg-type]
+    _, baseline = sparse.record(*small_inputs())
+    with pytest.raises(MaskError, match=text):
+        sparse.update(baseline, *small_inputs(), mask=mask)  # type: ignore[call-overload]
+
+
+def test_plan_before_record() -> None:
+    with pytest.raises(MaskError, match="record a run first"):
+        sparsify(small_unet()).plan(corner())
+
+
+def test_masks_of_a_batch_are_united(sparse: SparseModule) -> None:
+    x, *rest = small_inputs(2)
+    _, baseline = sparse.record(x, *rest)
+    masks = torch.stack([corner(), corner().flip(0)])
+    update = sparse.update(baseline, 2 * x, *rest, mask=masks)
+    assert torch.equal(update, sparse.update(baseline, 2 * x, *rest, mask=masks.any(0)))
+
+
+def test_difference_mask_needs_one_shape() -> None:
+    with pytest.raises(MaskError, match="one shape"):
+        difference_mask(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5))
+
+
+def test_nan_stays_inside_the_mask(sparse: SparseModule) -> None:
+    x, *rest = small_inputs()
+    output, baseline = sparse.record(x, *rest)
+    plan = sparse.plan(corner())
+    poisoned = torch.where(corner(), float("nan"), x)
+    update = sparse.update(baseline, poisoned, *rest, mask=plan)
+    reached = sparse.report().masks[16, 16]
+    assert update[..., reached].isnan().all()
+    assert torch.equal(update[..., ~reached], output[..., ~reached])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x, t, c: (x[..., :8], t, c), "sample is"),
+        (lambda x, t, c: (x.double(), t, c), "torch.float64"),
+        (lambda x, t, c: (x.expand(2, -1, -1, -1), t, c), r"\[2, 3, 16, 16\]"),
+        (lambda x, t, c: (x, 7, c), "timestep is 7"),
+        (lambda x, t, c: (x, t), "context"),
+    ],
+)
+def test_update_with_another_signature(sparse: SparseModule, change: object, text: str) -> None:
+    _, baseline = sparse.record(*small_inputs())
+    with pytest.raises(SignatureError, match=text):
+        sparse.update(baseline, *change(*small_inputs()), mask=corner())  # type: ignore[operator]
+
+
+def test_baseline_of_another_model(sparse: SparseModule) -> None:
+    other = sparsify(small_unet(), backend="eager")
+    _, baseline = other.record(*small_inputs())
+    with pytest.raises(BaselineError, match="another model"):
+        sparse.update(baseline, *small_inputs(), mask=corner())
+
+
+def test_baseline_of_other_weights() -> None:
+    model = small_unet()
+    sparse = sparsify(model, backend="eager", policy="exact")
+    x, *rest = small_inputs()
+    _, baseline = sparse.record(x, *rest)
+    model.load_state_dict(small_unet(seed=3).state_dict())
+    with pytest.raises(BaselineError, match="weights changed"):
+        sparse.update(baseline, x, *rest, mask=corner())
+    _, baseline = sparse.record(x, *rest)
+    edited = torch.where(corner(), 0.0, x)
+    update = sparse.update(baseline, edited, *rest, mask=corner())
+    torch.testing.assert_close(update, model(edited, *rest), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("grids", "text"),
+    [
+        ({"timestep": (4, 4)}, "timestep"),
+        ({"context": (2, 2)}, "5 tokens"),
+        ({"sample": (8, 32)}, "not on the grid"),
+        ({"latents": (16, 16)}, "not an input"),
+    ],
+)
+def test_grids_that_do_not_fit(grids: dict[str, tuple[int, int]], text: str) -> None:
+    with pytest.raises(GridError, match=text):
+        sparsify(small_unet(), backend="eager", grids=grids).record(*small_inputs())
+
+
+def test_no_spatial_input() -> None:
+    with pytest.raises(GridError, match="name the token inputs"):
+        sparsify(nn.Linear(4, 4).eval(), backend="eager").record(torch.randn(1, 6, 4))
+
+
+def test_training_mode() -> None:
+    with pytest.raises(CaptureError, match="training mode"):
+        sparsify(small_unet().train()).record(*small_inputs())
+
+
+class Moody(nn.Module):
+    """Control flow that depends on a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x + 1
+        return x - 1
+
+
+def test_data_dependent_control_flow_names_the_line() -> None:
+    with pytest.raises(CaptureError, match=r"Moody cannot be captured at .*: if x.sum\(\) > 0:"):
+        sparsify(Moody().eval()).record(torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"policy": "sloppy"}, "policy"),
+        ({"dilate": -1}, "dilate"),
+        ({"dense_share": 1.5}, "dense_share"),
+        ({"colour": 3}, "colour"),
+    ],
+)
+def test_bad_configuration(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        sparsify(small_unet(), **fields)
+
+
+def test_out_of_memory_leaves_nothing_behind() -> None:
+    """A real shortage, in a process of its own: neither the session nor the model keep a trace."""
+    script = """
+        import resource, torch
+        from sparsify import sparsify
+        from tests.small import small_unet
+        torch.set_num_threads(1)
+        def inputs(size):
+            return torch.randn(1, 3, size, size), torch.tensor(1.0), torch.randn(1, 5, 16)
+        sparse = sparsify(small_unet(), backend="eager", dense_share=0.0)
+        big, small = inputs(192), inputs(16)
+        sparse.graphs(*big)
+        expected, _ = sparse.record(*small)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
+        with sparse.recording() as session:
+            try:
+                sparse(*big)
+            except (RuntimeError, MemoryError) as error:
+                print("failed:", type(error).__name__)
+        print("calls:", len(session.calls))
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+        print("same:", torch.equal(sparse.record(*small)[0], expected))
+    """
+    run = [sys.executable, "-c", textwrap.dedent(script)]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["failed:", "RuntimeError", "calls:", "0", "same:", "True"]

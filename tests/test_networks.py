@@ -1,0 +1,114 @@
+"""Every network that must work: right, and packed, in its published configuration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sparsify.passes.oracle import Baseline as DenseRun
+from sparsify.passes.oracle import Oracle
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from benchmarks.networks import Network, full, small
+from sparsify import Baseline, Plan, SparseModule, sparsify
+from sparsify.signature import bind
+
+NAMES = sorted(small())
+SHARES = (0.01, 0.3)
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest magnitude of the reference."""
+    return float((value - reference).abs().max() / reference.abs().max())
+
+
+def built(network: Network) -> tuple[torch.nn.Module, tuple, dict]:
+    torch.manual_seed(0)
+    model = network.build().eval()
+    args, kwargs = network.inputs()
+    return model, args, kwargs
+
+
+def edited(args: tuple, mask: Tensor) -> tuple:
+    """The first input, changed a little inside the mask: a large change would make a network of
+    random weights chaotic, and rounding would then be all that a comparison shows."""
+    return (torch.where(mask, args[0] + 0.1 * torch.randn_like(args[0]), args[0]), *args[1:])
+
+
+def square(size: tuple[int, int], share: float) -> Tensor:
+    """A centred rectangle of about this share, at least one site."""
+    mask = torch.zeros(size, dtype=torch.bool)
+    height, width = (max(1, round(side * share**0.5)) for side in size)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def first(output: object) -> Tensor:
+    return tree_leaves(output)[0]
+
+
+def oracle(sparse: SparseModule, baseline: Baseline, plan: Plan, before: tuple, after: tuple):
+    """The blended dense run of ``passes.oracle`` on the recorded graph."""
+    program = baseline.program
+    graph = program.graphs.record
+    masks = program.plan(plan)[1]
+    by_node = {
+        node: masks[node.meta["mask"].name]
+        for node in graph.graph.nodes
+        if isinstance(node.meta.get("mask"), Node)
+    }
+    with torch.no_grad():
+        dense = DenseRun(graph)
+        dense.run(*before)
+        blended = Oracle(graph, dict(dense.env), by_node, program.config.norm).run(*after)
+    return blended[0][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [*((n, "updated") for n in NAMES), ("terrain", "baseline")]
+)
+def test_fixed_update_equals_oracle(name: str, norm: str) -> None:
+    network = small()[name]
+    model, args, kwargs = built(network)
+    sparse = sparsify(model, backend="eager", dilate=1, norm=norm)
+    output, baseline = sparse.record(*args, **kwargs)
+    for share in SHARES:
+        mask = square(baseline.program.grid, share)
+        plan = sparse.plan(mask)
+        unchanged = sparse.update(baseline, *args, mask=plan, **kwargs)
+        assert relative(first(unchanged), first(output)) <= 1e-5
+        new = edited(args, mask)
+        update = sparse.update(baseline, *new, mask=plan, **kwargs)
+        leaves = [bind(model, inputs, kwargs).leaves for inputs in (args, new)]
+        assert relative(first(update), oracle(sparse, baseline, plan, *leaves)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_update_equals_dense(name: str) -> None:
+    network = small()[name]
+    model, args, kwargs = built(network)
+    sparse = sparsify(model, backend="eager", policy="exact")
+    _, baseline = sparse.record(*args, **kwargs)
+    for share in SHARES:
+        mask = square(baseline.program.grid, share)
+        new = edited(args, mask)
+        with torch.no_grad():
+            dense = first(model(*new, **kwargs))
+        assert relative(first(sparse.update(baseline, *new, mask=mask, **kwargs)), dense) <= 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_configuration_is_packed(name: str) -> None:
+    """Shapes alone decide, so the full size is captured without memory for its weights."""
+    network = full()[name]
+    with torch.device("meta"):
+        model = network.build().eval()
+        inputs = network.inputs()
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
+    sparse = sparsify(model, dense_share=0.0, dilate=network.dilate)
+    sparse.graphs(*args, **kwargs)
+    report = sparse.report()
+    assert report.share("packed") >= 0.98
+    assert not report.fallbacks
