@@ -110,7 +110,7 @@ class Bilinear(NamedTuple):
     align_corners: bool
 
     def _axis(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        at = position.to(torch.float32)
+        at = position.to(torch.float64)
         if self.align_corners:
             at = at * self.scale[axis]
         else:
@@ -125,7 +125,7 @@ class Bilinear(NamedTuple):
         return _combine(self._axis(y, 0)[0], self._axis(x, 1)[0], self.in_grid)
 
     def weights(self, sites: Tensor) -> Tensor:
-        """float32 [S, 4], in the order of :meth:`read`."""
+        """float64 [S, 4], in the order of :meth:`read`."""
         y, x = _rows_columns(sites, self.out_grid)
         down, across = self._axis(y, 0)[1], self._axis(x, 1)[1]
         return (down.unsqueeze(2) * across.unsqueeze(1)).flatten(1)

@@ -23,7 +23,8 @@ def to_rows(x: Tensor) -> Tensor:
 
 def from_rows(rows: Tensor, height: int, width: int) -> Tensor:
     """Rows [N, H*W, C] -> image [N, C, H, W] (a view)."""
-    return rows.transpose(1, 2).unflatten(2, (height, width))
+    image: Tensor = rows.transpose(1, 2).unflatten(2, (height, width))
+    return image
 
 
 def take_rows(rows: Tensor, sites: Tensor) -> Tensor:
@@ -58,7 +59,8 @@ def realign(x: Tensor, halo: Tensor, kernel_map: Tensor, dim: int) -> Tensor:
 
 def unpack(x: Tensor, height: int, width: int) -> Tensor:
     """Packed with all sites [N, C, H*W] -> image [N, C, H, W]."""
-    return x.unflatten(2, (height, width))
+    image: Tensor = x.unflatten(2, (height, width))
+    return image
 
 
 def concat_channels(parts: list[Tensor]) -> Tensor:
@@ -119,7 +121,8 @@ def gather_shuffle(
     """Pixel shuffle: site ``s`` takes sub-pixel ``phase[s]`` of each group of channels."""
     rows = gather(x, halo, kernel_map)[:, :, 0].unflatten(2, (-1, factor * factor))
     index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
-    return rows.gather(3, index)[..., 0].transpose(1, 2)
+    chosen: Tensor = rows.gather(3, index)
+    return chosen[..., 0].transpose(1, 2)
 
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -138,12 +141,10 @@ def conv_weight(weight: Tensor, groups: int, transposed: bool) -> Tensor:
 
     ``weight`` is [C_out, C_in/groups, kh, kw], or [C_in, C_out/groups, kh, kw] if transposed.
     """
+    split: Tensor = weight.unflatten(0, (groups, -1))  # g, co, ci, kh, kw
     if transposed:
-        split = weight.unflatten(0, (groups, -1))  # g, ci, co, kh, kw
-        ordered = split.permute(0, 3, 4, 1, 2)
-    else:
-        split = weight.unflatten(0, (groups, -1))  # g, co, ci, kh, kw
-        ordered = split.permute(0, 3, 4, 2, 1)
+        split = split.transpose(1, 2)
+    ordered = split.permute(0, 3, 4, 2, 1)
     return ordered.reshape(groups, -1, ordered.shape[-1]).contiguous()
 
 
@@ -209,17 +210,17 @@ def _grouped(rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | No
     return gather_matmul_reference(rows, kernel_map, weight, bias)
 
 
-_SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"
-torch.library.define("sparsify::gather_matmul", _SCHEMA)
-torch.library.impl("sparsify::gather_matmul", "CPU", _gather_matmul_cpu)
-torch.library.impl("sparsify::gather_matmul", "CUDA", gather_matmul_reference)
-
-
-@torch.library.register_fake("sparsify::gather_matmul")
 def _gather_matmul_fake(
     rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     return rows.new_empty((rows.shape[0], kernel_map.shape[0], weight.shape[0] * weight.shape[2]))
+
+
+_SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"
+torch.library.define("sparsify::gather_matmul", _SCHEMA)
+torch.library.impl("sparsify::gather_matmul", "CPU", _gather_matmul_cpu)
+torch.library.impl("sparsify::gather_matmul", "CUDA", gather_matmul_reference)
+torch.library.register_fake("sparsify::gather_matmul", _gather_matmul_fake)
 
 
 def group_norm(

@@ -96,7 +96,7 @@ def _sites(geometry: Geometry, out_sites: Tensor | None, device: torch.device) -
 
 
 def blend_weights(geometry: Bilinear, out_sites: Tensor | None, device: torch.device) -> Tensor:
-    """Shares float32 [S_out, 4] of the taps of a bilinear resize."""
+    """Shares float64 [S_out, 4] of the taps of a bilinear resize."""
     return geometry.weights(_sites(geometry, out_sites, device))
 
 

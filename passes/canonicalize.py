@@ -142,7 +142,7 @@ def einsum(node: Node) -> Node | None:
 
 def _inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
     """Copies a traced graph in before ``node``."""
-    values = dict(zip(graph.find_nodes(op="placeholder"), operands, strict=True))
+    values: dict[Node, Node] = dict(zip(graph.find_nodes(op="placeholder"), operands, strict=True))
     for inner in graph.nodes:
         if inner.op == "call_function":
             args, kwargs = torch.fx.map_arg((inner.args, inner.kwargs), values.__getitem__)

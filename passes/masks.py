@@ -18,7 +18,7 @@ from .rules import find_rule
 from .rules.base import is_edited
 from .rules.resample import PadRule
 
-ALL = "all"
+ALL: Literal["all"] = "all"
 """The mask of a value that is computed at every site."""
 
 Mask = Node | Literal["all"] | None

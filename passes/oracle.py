@@ -52,7 +52,8 @@ class Oracle(Interpreter):
         return _blend(layout, mask, new, self._baseline[n])
 
     def _normalise(self, n: Node) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight, bias, groups, _ = self.map_nodes_to_values(n.args, n)
+        arguments: Any = self.map_nodes_to_values(n.args, n)
+        x, weight, bias, groups, _ = arguments
         _, mean, rstd = self._baseline[n]
         batch, channels = x.shape[:2]
         y = (x.reshape(batch, groups, -1) - mean.unsqueeze(2)) * rstd.unsqueeze(2)

@@ -65,7 +65,7 @@ class Place:
         site = layout.site_dim - len(layout.dims)  # counted from the back
         spatial = range(site, site + (1 if layout.merged else 2))
         sizes = [shape[dim] if len(shape) >= -dim else 1 for dim in spatial]
-        full = self.plain(value)
+        full: Node = self.plain(value)
         if len(shape) < -site:
             return full
         if any(size > 1 for size in sizes):

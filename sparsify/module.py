@@ -13,7 +13,7 @@ from .codegen.errors import BaselineError, ConfigError, MaskError
 from .config import SparsifyConfig
 from .masks import check_mask
 from .passes.partition import ThreeGraphs
-from .program import Baseline, Observer, Plan, Program
+from .program import Baseline, Plan, Program
 from .report import Report, make_report
 from .session import Editing, Recording, Session
 from .signature import Call, Signature, bind
@@ -161,10 +161,9 @@ class SparseModule(nn.Module):
         finally:
             self._mode = before
 
-    def _program(self, call: Call, observe: Observer | None = None) -> Program:
+    def _program(self, call: Call) -> Program:
         if call.signature not in self._programs:
-            program = Program(self.model, self.sparsify_config, call, observe)
-            self._programs[call.signature] = program
+            self._programs[call.signature] = Program(self.model, self.sparsify_config, call)
         program = self._programs[call.signature]
         self._last = program, None
         return program

@@ -115,12 +115,14 @@ class PadRule(Resample):
 
     def before(self, node: Node) -> Pair:
         """(top, left)."""
-        left, _, *rest = [*argument(node, "pad"), 0, 0]
-        if any(argument(node, "pad")[4:]):
+        pads: list[int] = argument(node, "pad")
+        if any(pads[4:]):
             raise Unmatched("pads channels or batch")
-        return rest[0], left
+        return pads[2] if len(pads) > 2 else 0, pads[0]
 
     def geometry(self, node: Node) -> Pad:
+        if argument(node, "mode") == "circular" and min(argument(node, "pad")) < 0:
+            raise Unmatched("wraps around what it crops")
         return Pad(*self.grids(node), self.before(node), argument(node, "mode"))
 
     def emit(self, node: Node, place: Place) -> Node:
