@@ -136,7 +136,7 @@ def einsum(node: Node) -> Node | None:
     operands: Any
     equation, operands = node.args[:2]
     values = [operand.meta["val"] for operand in operands]
-    traced = make_fx(lambda *xs: torch.einsum(equation, *xs), pre_dispatch=True)(*values)
+    traced = make_fx(lambda *xs: torch.einsum(equation, *xs))(*values)
     return _inline(node, traced.graph, operands)
 
 
@@ -153,38 +153,35 @@ def _inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
 
 
 _RULES: tuple[Callable[[Node], Node | None], ...] = (
+    einsum,
+    matrix_product,
     drop_copies,
     free_view,
     string_padding,
     group_statistics,
     instance_norm,
     batch_norm,
-    matrix_product,
-    einsum,
 )
 
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """Applies the rules above once, in graph order, and drops dead nodes.
+    """Applies the rules above in their order, each to the whole graph, and drops dead nodes.
 
     Requires a functional graph with ``val`` on every node; ensures the same.
     """
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        for node in [n for n in module.graph.nodes if n.op == "call_function"]:
+        graph = module.graph
+        for node in list(graph.nodes):
             if getattr(node.target, "overloadpacket", None) in _CHECKS:
-                module.graph.erase_node(node)
-            else:
-                self._rewrite(node)
-        module.graph.eliminate_dead_code()
+                graph.erase_node(node)
+        for rule in _RULES:
+            for node in [n for n in graph.nodes if n.op == "call_function"]:
+                new = rule(node)
+                if new is not None:
+                    node.replace_all_uses_with(new)
+                    graph.erase_node(node)
+        graph.eliminate_dead_code()
         module.recompile()
         return module
-
-    def _rewrite(self, node: Node) -> None:
-        for rule in _RULES:
-            new = rule(node)
-            if new is not None:
-                node.replace_all_uses_with(new)
-                node.graph.erase_node(node)
-                return

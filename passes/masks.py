@@ -78,7 +78,10 @@ class PropagateMasks:
 
         def choose(node: Node) -> Mask:
             layout = node.meta["layout"]
-            if not isinstance(layout, Layout) or not layout.packable or layout.grid in dense:
+            if not isinstance(layout, Layout) or not layout.packable:
+                return ALL
+            if layout.grid in dense:
+                node.meta["reason"] = "one of the smallest grids"
                 return ALL
             if isinstance(rule := find_rule(node), PadRule):
                 before = node.all_input_nodes[0].meta["mask"]
@@ -99,6 +102,7 @@ class PropagateMasks:
             assert rule is not None
             sources = [arg.meta["mask"] for arg in node.all_input_nodes if is_edited(arg)]
             if rule.is_global(node) or ALL in sources:
+                node.meta["reason"] = "an edit reaches every site"
                 return ALL
             geometry = rule.geometry(node)
             if geometry is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from PIL import Image, ImageDraw
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -17,6 +18,8 @@ from torch.fx import GraphModule, Node
 
 from .passes.layout import Grid, Layout
 from .passes.macs import macs
+
+_TORCH = str(Path(torch.__file__).parent)
 
 State = Literal["packed", "dense", "static", "fallback"]
 
@@ -162,7 +165,8 @@ def _function(node: Node) -> str:
 
 def _source(node: Node) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    return ":".join(lines[-1]) if lines else ""
+    own = [line for line in lines if not line[0].startswith(_TORCH)]
+    return ":".join(own[-1]) if own else ""
 
 
 def _big(number: int) -> str:
