@@ -69,7 +69,7 @@ class SparseModule(nn.Module):
         if no input lies on a grid.
         """
         call = bind(self.model, args, kwargs)
-        return self._program(call).record(call)
+        return self.program(call).record(call)
 
     def plan(self, mask: Tensor) -> Plan:
         """Everything that depends on ``mask`` alone, to be shared by many updates.
@@ -124,12 +124,13 @@ class SparseModule(nn.Module):
         call = bind(self.model, args, kwargs)
         program.signature.require(call.signature, "update")
         plan = mask if isinstance(mask, Plan) else Plan(mask)
-        output, new = self._update(baseline, call, plan, commit)
+        output, new = self.update_call(baseline, call, plan, commit)
         return (output, new) if commit else output
 
-    def _update(
+    def update_call(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
     ) -> tuple[Any, Baseline | None]:
+        """An update for inputs that are known to match the baseline's."""
         result = baseline.program.update(baseline, call, plan, commit)
         self._last = baseline.program, plan
         return result
@@ -138,7 +139,7 @@ class SparseModule(nn.Module):
     def recording(self) -> Iterator[Session]:
         """Inside, calls are recorded in order; the session then edits them in that order."""
         session = Session(self)
-        with self._mode_of(Recording(session)):
+        with self.mode_of(Recording(session)):
             yield session
 
     def report(self) -> Report:
@@ -151,17 +152,19 @@ class SparseModule(nn.Module):
 
     def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
         """The record, plan and update graphs for calls like this one."""
-        return self._program(bind(self.model, args, kwargs)).graphs
+        return self.program(bind(self.model, args, kwargs)).graphs
 
     @contextmanager
-    def _mode_of(self, mode: Recording | Editing) -> Iterator[None]:
+    def mode_of(self, mode: Recording | Editing) -> Iterator[None]:
+        """Sessions: inside, calls go to ``mode``."""
         before, self._mode = self._mode, mode
         try:
             yield
         finally:
             self._mode = before
 
-    def _program(self, call: Call) -> Program:
+    def program(self, call: Call) -> Program:
+        """The rewritten model for calls like this one, made at the first."""
         if call.signature not in self._programs:
             self._programs[call.signature] = Program(self.model, self.sparsify_config, call)
         program = self._programs[call.signature]

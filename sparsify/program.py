@@ -90,8 +90,14 @@ class Program:
         """The dense run, and what to remember of it."""
         weights = self._weights()
         outputs, values = self._run("record", *call.leaves)
-        owned = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
-        kept = tuple(_own(value, owned) for value in values)
+        return self._remembered(call, outputs, values, weights)
+
+    def _remembered(
+        self, call: Call, outputs: Any, values: Any, weights: Weights
+    ) -> tuple[Any, Baseline]:
+        """The outputs for the caller, and a baseline that shares no memory with them."""
+        foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
+        kept = tuple(_own(value, foreign) for value in values)
         inputs = tuple(
             None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
         )
@@ -127,13 +133,7 @@ class Program:
         if not commit:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
         outputs, values = self._run("commit", *inputs)
-        owned = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
-        kept = tuple(_own(value, owned) for value in values)
-        fixed = tuple(
-            None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
-        )
-        new = Baseline(self, kept, _copy(tuple(outputs)), fixed, weights)
-        return tree_unflatten(outputs, self._output_spec), new
+        return self._remembered(call, outputs, values, weights)
 
     @property
     def _only_grids(self) -> bool:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .codegen.errors import SessionError, SignatureError
-from .program import Baseline, Plan
+from .program import Baseline, Plan, Program
 from .signature import Call
 
-if TYPE_CHECKING:
-    from .module import SparseModule
+
+class Host(Protocol):
+    """What a session needs of the module that it belongs to."""
+
+    def program(self, call: Call) -> Program: ...
+
+    def update_call(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
+
+    def mode_of(self, mode: Recording | Editing) -> AbstractContextManager[None]: ...
 
 
 @dataclass
 class Session:
     """The calls of one sampling run, in order, each with its baseline."""
 
-    module: SparseModule
+    module: Host
     calls: list[Baseline] = field(default_factory=list)
 
     @property
@@ -41,7 +48,7 @@ class Session:
         if not self.calls:
             raise SessionError("nothing was recorded: run the sampler inside recording() first")
         editing = Editing(self, mask if isinstance(mask, Plan) else Plan(mask))
-        with self.module._mode_of(editing):
+        with self.module.mode_of(editing):
             yield editing
         if editing.position != len(self.calls):
             raise SessionError(
@@ -57,7 +64,7 @@ class Recording:
     session: Session
 
     def call(self, call: Call) -> Any:
-        output, baseline = self.session.module._program(call).record(call)
+        output, baseline = self.session.module.program(call).record(call)
         self.session.calls.append(baseline)
         return output
 
@@ -83,7 +90,7 @@ class Editing:
         except SignatureError as error:
             raise SessionError(str(error)) from None
         _same_scalars(baseline, call, what)
-        output, _ = self.session.module._update(baseline, call, self.plan)
+        output, _ = self.session.module.update_call(baseline, call, self.plan)
         self.position += 1
         return output
 

@@ -11,6 +11,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.networks import Network, full, small
+from benchmarks.speed import centred_square
 from sparsify import Baseline, Plan, SparseModule, sparsify
 from sparsify.signature import bind
 
@@ -34,15 +35,6 @@ def edited(args: tuple, mask: Tensor) -> tuple:
     """The first input, changed a little inside the mask: a large change would make a network of
     random weights chaotic, and rounding would then be all that a comparison shows."""
     return (torch.where(mask, args[0] + 0.1 * torch.randn_like(args[0]), args[0]), *args[1:])
-
-
-def square(size: tuple[int, int], share: float) -> Tensor:
-    """A centred rectangle of about this share, at least one site."""
-    mask = torch.zeros(size, dtype=torch.bool)
-    height, width = (max(1, round(side * share**0.5)) for side in size)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    mask[top : top + height, left : left + width] = True
-    return mask
 
 
 def first(output: object) -> Tensor:
@@ -75,7 +67,7 @@ def test_fixed_update_equals_oracle(name: str, norm: str) -> None:
     sparse = sparsify(model, backend="eager", dilate=1, norm=norm)
     output, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
-        mask = square(baseline.program.grid, share)
+        mask = centred_square(baseline.program.grid, share)
         plan = sparse.plan(mask)
         unchanged = sparse.update(baseline, *args, mask=plan, **kwargs)
         assert relative(first(unchanged), first(output)) <= 1e-5
@@ -92,7 +84,7 @@ def test_exact_update_equals_dense(name: str) -> None:
     sparse = sparsify(model, backend="eager", policy="exact")
     _, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
-        mask = square(baseline.program.grid, share)
+        mask = centred_square(baseline.program.grid, share)
         new = edited(args, mask)
         with torch.no_grad():
             dense = first(model(*new, **kwargs))
