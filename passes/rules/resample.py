@@ -53,7 +53,11 @@ class NearestRule(Resample):
 
     def geometry(self, node: Node) -> Geometry:
         grids = self.grids(node)
-        return Nearest(*grids, _scale(node, grids))
+        scale = _scale(node, grids)
+        for size, out, step in zip(*grids, scale, strict=True):
+            if out in (size, 2 * size) and step != size / out:
+                raise Unmatched("an odd factor, which the CPU replaces by 1 or 2")
+        return Nearest(*grids, scale)
 
     def emit(self, node: Node, place: Place) -> Node:
         if place.is_baseline:

@@ -1,0 +1,95 @@
+# Every target sets itself up: a fresh clone needs Python >= 3.10 and nothing else.
+# (The compiled backend also needs a C++ compiler on CPU; set-up says so if there is none.)
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := benchmarks codegen examples passes sparsify tests
+NETWORKS ?= ddpm-church-256
+COPY := build/installed
+
+# Without CUDA this release comes as a CPU build; an unpinned torch would bring gigabytes of
+# CUDA packages along.
+CPU_TORCH := torch==2.13.0
+
+HAS_TORCH := import sys, torch; \
+	sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))
+
+# glibc hands every large tensor back to the kernel when it is freed and faults its pages in
+# again for the next one. Dense runs, with their large maps, pay most for that, so timings would
+# compare allocators. Memory that stays with the process takes this out, for dense and sparse
+# runs alike.
+# Waiting threads that spin take the core from those they wait for when the machine is shared.
+TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
+	MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=passive
+
+.PHONY: help demo test lint types bench test-deep clean
+
+help:
+	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
+	@echo "make test       lint, types and tests"
+	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
+	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
+	@echo "make clean      remove what was built (the environment $(VENV) stays)"
+
+demo: $(READY)
+	@echo "==> demo"
+	@$(TIMED) $(BIN)/python -m examples.demo --out demo_out
+
+test: lint types
+	@echo "==> tests"
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@echo "==> lint"
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+# passes/ and codegen/ become part of the package on installation, and mypy cannot follow an
+# editable one: it reads a plain copy.
+types: $(READY)
+	@echo "==> types"
+	@rm -rf build
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COPY) .
+	@cd $(COPY) && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		--cache-dir ../../.mypy_cache --strict -p sparsify
+
+bench: $(READY)
+	@echo "==> benchmark"
+	@$(TIMED) $(BIN)/python -m benchmarks.speed $(NETWORKS)
+
+test-deep: $(READY)
+	@echo "==> laws, in depth"
+	@$(BIN)/python -m pytest tests/test_laws.py --hypothesis-profile=deep
+
+clean:
+	@echo "==> clean"
+	@rm -rf build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
+	@command -v c++ g++ clang++ > /dev/null \
+		|| echo "note: no C++ compiler found; the compiled backend needs one on CPU"
+	@if [ -x $(BIN)/python ]; then \
+		echo "==> set-up: $(VENV) is there"; \
+	elif command -v nvidia-smi > /dev/null && $(PYTHON) -c '$(HAS_TORCH)' 2> /dev/null; then \
+		echo "==> set-up: $(VENV), with the system's torch"; \
+		$(PYTHON) -m venv --system-site-packages $(VENV); \
+	else \
+		echo "==> set-up: $(VENV)"; \
+		$(PYTHON) -m venv $(VENV); \
+	fi
+	@$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	@if ! command -v nvidia-smi > /dev/null; then \
+		echo "==> set-up: $(CPU_TORCH)"; \
+		$(BIN)/python -m pip install --quiet $(CPU_TORCH); \
+	fi
+	@echo "==> set-up: sparsify and its development tools (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,376 @@
+"""Geometries and tables against torch's own operators, on random maps and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sparsify.codegen import ops, tables
+from sparsify.codegen.geometry import (
+    OUTSIDE,
+    Bilinear,
+    Geometry,
+    Nearest,
+    Pad,
+    Same,
+    TransposedWindow,
+    Window,
+    all_sites,
+    grow,
+)
+from torch import Tensor
+
+from tests.networks import MASKS, PAD_MODES, MaskRecipe
+
+Pair = tuple[int, int]
+CPU = torch.device("cpu")
+GRIDS = st.tuples(st.integers(2, 9), st.integers(2, 9))
+SMALL = st.tuples(st.integers(0, 2), st.integers(0, 2))
+POSITIVE = st.tuples(st.integers(1, 3), st.integers(1, 3))
+DTYPES = st.sampled_from([torch.float64, torch.float32])
+SEEDS = st.integers(0, 99)
+
+# Sums of at most 16 taps * 4 channels of values below 5, in two orders: 64 * 25 * eps * 2.
+TOLERANCE = 3200 * torch.finfo(torch.float64).eps
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@dataclass
+class Gathered:
+    """An image whose active values differ from the baseline's, ready to be gathered from.
+
+    ``edited`` is the image that an operator should see.
+    """
+
+    edited: Tensor
+    packed: Tensor
+    halo: Tensor
+    kernel_map: Tensor
+    out_sites: Tensor | None
+
+    @staticmethod
+    def make(
+        geometry: Geometry, channels: int, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+    ) -> Gathered:
+        height, width = geometry.in_grid
+        base, new = (noise(2, channels, height, width, seed=2 * seed + i) for i in (0, 1))
+        active = masks[0].build(geometry.in_grid)
+        in_sites = tables.active_sites(active)
+        active = torch.zeros_like(active).flatten().index_fill(0, in_sites, True).view_as(active)
+        out_mask = masks[1].build(geometry.out_grid)
+        out_sites = None if out_mask.all() else tables.active_sites(out_mask)
+        kernel_map, halo_sites = tables.kernel_map(geometry, in_sites, out_sites, CPU)
+        return Gathered(
+            edited=torch.where(active, new, base),
+            packed=new.flatten(2)[:, :, in_sites],
+            halo=base.flatten(2)[:, :, halo_sites],
+            kernel_map=kernel_map,
+            out_sites=out_sites,
+        )
+
+    def assert_equals(self, got: Tensor, want: Tensor, tolerance: float = TOLERANCE) -> None:
+        """``got`` [N, C, S_out] is the full ``want`` at the active output sites."""
+        flat = want.flatten(2)
+        expected = flat if self.out_sites is None else flat[:, :, self.out_sites]
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+TWO_MASKS = st.tuples(MASKS, MASKS)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> Window:
+    """Kernel, stride, padding and dilation that fit the grid."""
+    grid, kernel, stride = draw(GRIDS), draw(POSITIVE), draw(POSITIVE)
+    padding, dilation = draw(SMALL), draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
+    out = tuple(
+        (grid[i] + 2 * padding[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1
+        for i in (0, 1)
+    )
+    assume(min(out) >= 1)
+    return Window(grid, (out[0], out[1]), kernel, stride, padding, dilation)
+
+
+@given(windows(), st.sampled_from([1, 2, 4]), st.booleans(), TWO_MASKS, SEEDS)
+def test_convolution(
+    window: Window, groups: int, bias: bool, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    case = Gathered.make(window, 4, masks, seed)
+    weight = noise(8, 4 // groups, *window.kernel, seed=seed)
+    shift = noise(8, seed=seed) if bias else None
+    matrix = ops.conv_weight(weight, groups, False)
+    got = ops.gather_conv(case.packed, case.halo, case.kernel_map, matrix, shift)
+    want = F.conv2d(
+        case.edited, weight, shift, window.stride, window.padding, window.dilation, groups
+    )
+    case.assert_equals(got, want)
+
+
+@given(windows(), st.sampled_from([1, 2, 4]), TWO_MASKS, SEEDS)
+def test_the_cpu_product_equals_its_reference(
+    window: Window, groups: int, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    case = Gathered.make(window, 4, masks, seed)
+    matrix = ops.conv_weight(noise(4, 4 // groups, *window.kernel, seed=seed), groups, False)
+    rows = torch.cat([case.packed, case.halo, torch.zeros(2, 4, 1).double()], 2).transpose(1, 2)
+    got = torch.ops.sparsify.gather_matmul(rows, case.kernel_map, matrix, None)
+    want = ops.gather_matmul_reference(rows, case.kernel_map, matrix, None)
+    torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
+
+
+@st.composite
+def transposed_windows(draw: st.DrawFn) -> tuple[TransposedWindow, Pair]:
+    """A geometry, and the output padding that gives its output grid."""
+    grid, kernel, stride = draw(GRIDS), draw(POSITIVE), draw(POSITIVE)
+    padding, dilation = draw(SMALL), draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
+    extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
+    out = tuple(
+        (grid[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + extra[i] + 1
+        for i in (0, 1)
+    )
+    assume(min(out) >= 1)
+    geometry = TransposedWindow(grid, (out[0], out[1]), kernel, stride, padding, dilation)
+    return geometry, (extra[0], extra[1])
+
+
+@given(transposed_windows(), st.sampled_from([1, 2, 4]), TWO_MASKS, SEEDS)
+def test_transposed_convolution(
+    drawn: tuple[TransposedWindow, Pair],
+    groups: int,
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+) -> None:
+    geometry, extra = drawn
+    case = Gathered.make(geometry, 4, masks, seed)
+    weight = noise(4, 8 // groups, *geometry.kernel, seed=seed)
+    matrix = ops.conv_weight(weight, groups, True)
+    got = ops.gather_conv(case.packed, case.halo, case.kernel_map, matrix, None)
+    want = F.conv_transpose2d(
+        case.edited,
+        weight,
+        None,
+        geometry.stride,
+        geometry.padding,
+        extra,
+        groups,
+        geometry.dilation,
+    )
+    case.assert_equals(got, want)
+
+
+@given(windows(), st.booleans(), TWO_MASKS, SEEDS)
+def test_pools(
+    window: Window, count_pad: bool, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    assume(all(p <= k // 2 for p, k in zip(window.padding, window.kernel, strict=True)))
+    case = Gathered.make(window, 3, masks, seed)
+    kernel, stride, padding, dilation = window[2:]
+    got = ops.gather_max(case.packed, case.halo, case.kernel_map)
+    case.assert_equals(got, F.max_pool2d(case.edited, kernel, stride, padding, dilation))
+    if dilation == (1, 1):
+        fixed = kernel[0] * kernel[1] if count_pad else None
+        divisor = tables.pool_divisor(window, case.out_sites, CPU, fixed)
+        got = ops.gather_mean(case.packed, case.halo, case.kernel_map, divisor)
+        want = F.avg_pool2d(case.edited, kernel, stride, padding, count_include_pad=count_pad)
+        case.assert_equals(got, want)
+
+
+@st.composite
+def resizes(draw: st.DrawFn) -> tuple[Pair, Pair, dict[str, Any]]:
+    """Input grid, output grid, and what to tell F.interpolate.
+
+    Not the odd factors that torch replaces by 1 or 2 on some devices, and that the rule refuses.
+    """
+    grid = draw(GRIDS)
+    if draw(st.booleans()):
+        factor = draw(st.sampled_from([0.3, 0.5, 0.7, 1.0, 1.3, 1.5, 2.0, 3.0]))
+        out = int(grid[0] * factor), int(grid[1] * factor)
+        assume(min(out) >= 1)
+        assume(all(b not in (a, 2 * a) or b == a * factor for a, b in zip(grid, out, strict=True)))
+        return grid, out, {"scale_factor": factor}
+    out = draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    return grid, out, {"size": out}
+
+
+def _scale(grid: Pair, out: Pair, how: dict[str, Any], corners: bool) -> tuple[float, float]:
+    def one(size: int, target: int) -> float:
+        if corners:
+            return (size - 1) / (target - 1) if target > 1 else 0.0
+        return 1 / how["scale_factor"] if "scale_factor" in how else size / target
+
+    return one(grid[0], out[0]), one(grid[1], out[1])
+
+
+@given(resizes(), TWO_MASKS, SEEDS, DTYPES)
+def test_nearest(
+    resize: tuple[Pair, Pair, dict[str, Any]],
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+    dtype: torch.dtype,
+) -> None:
+    grid, out, how = resize
+    geometry = Nearest(grid, out, _scale(grid, out, how, False))
+    case = Gathered.make(geometry, 3, masks, seed)
+    got = ops.gather_one(case.packed, case.halo, case.kernel_map)
+    want = F.interpolate(case.edited.to(dtype), mode="nearest", **how)
+    case.assert_equals(got.to(dtype), want, 0)
+
+
+@given(resizes(), st.booleans(), TWO_MASKS, SEEDS)
+def test_bilinear(
+    resize: tuple[Pair, Pair, dict[str, Any]],
+    corners: bool,
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+) -> None:
+    grid, out, how = resize
+    geometry = Bilinear(grid, out, _scale(grid, out, how, corners), corners)
+    case = Gathered.make(geometry, 3, masks, seed)
+    weights = tables.blend_weights(geometry, case.out_sites, CPU)
+    got = ops.gather_blend(case.packed, case.halo, case.kernel_map, weights)
+    want = F.interpolate(case.edited, mode="bilinear", align_corners=corners, **how)
+    case.assert_equals(got, want)
+
+
+@st.composite
+def paddings(draw: st.DrawFn) -> tuple[Pad, list[int]]:
+    """A geometry, and (left, right, top, bottom); zero and replicate padding may crop too."""
+    grid, mode = draw(GRIDS), draw(st.sampled_from(PAD_MODES))
+    low = -1 if mode != "circular" else 0
+    most = {"reflect": -1, "circular": 0}.get(mode, 3)
+    pads = [draw(st.integers(low, min(3, grid[axis] + most))) for axis in (1, 1, 0, 0)]
+    out = grid[0] + pads[2] + pads[3], grid[1] + pads[0] + pads[1]
+    assume(min(out) >= 1)
+    return Pad(grid, out, (pads[2], pads[0]), mode), pads
+
+
+@given(paddings(), TWO_MASKS, SEEDS)
+def test_pad(drawn: tuple[Pad, list[int]], masks: tuple[MaskRecipe, MaskRecipe], seed: int) -> None:
+    geometry, pads = drawn
+    case = Gathered.make(geometry, 3, masks, seed)
+    value = 0.5 if geometry.mode == "constant" else None
+    got = ops.gather_one(case.packed, case.halo, case.kernel_map, value or 0.0)
+    case.assert_equals(got, F.pad(case.edited, pads, geometry.mode, value), 0)
+
+
+@given(GRIDS, st.integers(2, 3), TWO_MASKS, SEEDS)
+def test_pixel_shuffles(
+    grid: Pair, factor: int, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    large, square = (grid[0] * factor, grid[1] * factor), factor**2
+    up = Nearest(grid, large, (1 / factor, 1 / factor))
+    case = Gathered.make(up, 2 * square, masks, seed)
+    phase = tables.shuffle_phase(up, case.out_sites, CPU, factor)
+    got = ops.gather_shuffle(case.packed, case.halo, case.kernel_map, phase, factor)
+    case.assert_equals(got, F.pixel_shuffle(case.edited, factor), 0)
+    down = Window(large, grid, (factor, factor), (factor, factor))
+    case = Gathered.make(down, 2, masks, seed)
+    got = ops.gather_unshuffle(case.packed, case.halo, case.kernel_map)
+    case.assert_equals(got, F.pixel_unshuffle(case.edited, factor), 0)
+
+
+@given(GRIDS, TWO_MASKS, SEEDS)
+def test_realign_moves_values_between_masks(
+    grid: Pair, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    case = Gathered.make(Same(grid), 3, masks, seed)
+    case.assert_equals(ops.realign(case.packed, case.halo, case.kernel_map, 2), case.edited, 0)
+
+
+GEOMETRIES: st.SearchStrategy[Geometry] = st.one_of(
+    windows(),
+    transposed_windows().map(lambda drawn: drawn[0]),
+    paddings().map(lambda drawn: drawn[0]),
+    resizes().map(lambda r: Nearest(r[0], r[1], _scale(*r, False))),
+    resizes().map(lambda r: Bilinear(r[0], r[1], _scale(*r, False), False)),
+    GRIDS.map(Same),
+)
+
+
+@given(GEOMETRIES, MASKS)
+def test_grow_equals_brute_force(geometry: Geometry, recipe: MaskRecipe) -> None:
+    mask = recipe.build(geometry.in_grid)
+    reads = geometry.read(all_sites(geometry.out_grid, CPU)).tolist()
+    active = mask.flatten().tolist()
+    want = [any(site != OUTSIDE and active[site] for site in taps) for taps in reads]
+    assert grow(mask, geometry).flatten().tolist() == want
+
+
+@given(GEOMETRIES, TWO_MASKS)
+def test_kernel_map_refers_to_what_it_says(
+    geometry: Geometry, masks: tuple[MaskRecipe, MaskRecipe]
+) -> None:
+    """Every entry, looked up in [active | halo | padding], is the site that the geometry reads."""
+    in_sites = tables.active_sites(masks[0].build(geometry.in_grid))
+    out_sites = tables.active_sites(masks[1].build(geometry.out_grid))
+    kernel_map, halo = tables.kernel_map(geometry, in_sites, out_sites, CPU)
+    stands_for = torch.cat([in_sites, halo, torch.tensor([OUTSIDE])])
+    assert torch.equal(stands_for[kernel_map], geometry.read(out_sites))
+    used = set(kernel_map.flatten().tolist())
+    first, end = len(in_sites), len(in_sites) + len(halo)
+    assert used >= set(range(first, end)) or len(halo) == 1  # nothing is kept in vain
+    whole, placeholder = tables.kernel_map(geometry, None, out_sites, CPU)
+    count = geometry.in_grid[0] * geometry.in_grid[1]
+    stands_for = torch.cat([torch.arange(count), placeholder, torch.tensor([OUTSIDE])])
+    assert torch.equal(stands_for[whole], geometry.read(out_sites))
+
+
+@given(GRIDS, MASKS, st.integers(0, 3))
+def test_dilate_equals_brute_force(grid: Pair, recipe: MaskRecipe, pixels: int) -> None:
+    mask = recipe.build(grid)
+    want = torch.zeros_like(mask)
+    for y, x in mask.nonzero().tolist():
+        top, left = max(0, y - pixels), max(0, x - pixels)
+        want[top : y + pixels + 1, left : x + pixels + 1] = True
+    assert torch.equal(tables.dilate(mask, pixels), want)
+
+
+@given(GRIDS, GRIDS, MASKS)
+def test_grid_mask_loses_no_site(grid: Pair, other: Pair, recipe: MaskRecipe) -> None:
+    """Site (y, x) covers rows from y * scale up to (y + 1) * scale, and columns likewise."""
+    mask = recipe.build(grid)
+    want = torch.zeros(other, dtype=torch.bool)
+    for y, x in all_pairs(other):
+        top, bottom = y * grid[0] // other[0], -(-(y + 1) * grid[0] // other[0])
+        left, right = x * grid[1] // other[1], -(-(x + 1) * grid[1] // other[1])
+        want[y, x] = mask[top:bottom, left:right].any()
+    got = tables.grid_mask(mask, other)
+    assert torch.equal(got, want)
+    assert bool(got.any()) == bool(mask.any())
+
+
+def all_pairs(grid: Pair) -> list[Pair]:
+    return [(y, x) for y in range(grid[0]) for x in range(grid[1])]
+
+
+@given(GRIDS, MASKS)
+def test_active_sites_are_never_none(grid: Pair, recipe: MaskRecipe) -> None:
+    mask = recipe.build(grid)
+    want = [y * grid[1] + x for y, x in mask.nonzero().tolist()] or [0]
+    assert tables.active_sites(mask).tolist() == want
+
+
+@given(GRIDS, st.tuples(MASKS, MASKS, MASKS))
+def test_union(grid: Pair, masks: tuple[MaskRecipe, MaskRecipe, MaskRecipe]) -> None:
+    first, second, third = (mask.build(grid) for mask in masks)
+    assert torch.equal(tables.union(first, second, third), first | second | third)
+
+
+@given(resizes(), MASKS)
+def test_source_sites_of_nearest(
+    resize: tuple[Pair, Pair, dict[str, Any]], recipe: MaskRecipe
+) -> None:
+    grid, out, how = resize
+    numbers = all_sites(grid, CPU).view(1, 1, *grid).double()
+    want = F.interpolate(numbers, mode="nearest", **how).flatten().long()
+    sites = tables.active_sites(recipe.build(out))
+    geometry = Nearest(grid, out, _scale(grid, out, how, False))
+    assert torch.equal(tables.source_sites(geometry, sites), want[sites])
