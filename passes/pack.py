@@ -179,11 +179,16 @@ class Packer:
     def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
         layout = value.meta["layout"]
         if own is None or sites is None:
-            full = self._merged("update", layout, self.dense(value))
-            return full if sites is None else self.update(ops.take, full, sites, layout.site_dim)
+            return self._take(value, self.dense(value), sites)
         same = Same(layout.grid)
         x, halo, kernel_map = self.taps(value, same, sites)
         return self.update(ops.realign, x, halo, kernel_map, layout.site_dim)
+
+    def _take(self, value: Node, full: Node, sites: Node | None) -> Node:
+        """``full``, arranged as ``value``, packed at ``sites``."""
+        layout = value.meta["layout"]
+        full = self._merged("update", layout, full)
+        return full if sites is None else self.update(ops.take, full, sites, layout.site_dim)
 
     def _merged(self, stage: str, layout: Layout, full: Node) -> Node:
         """A full value with ``y`` and ``x`` flattened to one axis."""
@@ -218,7 +223,7 @@ class Packer:
         key = ("baseline_at", value, sites)
         if key not in self._memo:
             rule, layout = find_rule(value), value.meta["layout"]
-            if rule is not None and rule.cheap and _has_one_source(value):
+            if rule is not None and rule.cheap and _sources_pack(value) and _has_one_source(value):
                 self._memo[key] = rule.emit(value, Place(self, sites, True))
             elif _by_rows(layout):
                 self._memo[key] = self.update(ops.take_rows, self._stored(value), sites)
@@ -305,6 +310,8 @@ class Packer:
         mask, rule = node.meta["mask"], find_rule(node)
         if mask is None:
             new = self._clone(node)
+        elif isinstance(mask, Node) and not _sources_pack(node):
+            new = self._take(node, self._clone(node), self.sites(mask))
         elif isinstance(mask, Node):
             assert rule is not None
             new = rule.emit(node, Place(self, self.sites(mask), False))
@@ -367,6 +374,12 @@ class Packer:
 def _by_rows(layout: Layout) -> bool:
     """Images [N, C, H, W] are remembered site by site, so that a gather copies whole rows."""
     return layout.is_image and len(layout.dims) == 4
+
+
+def _sources_pack(node: Node) -> bool:
+    """False if some operand has its columns before its rows: then it is only known whole."""
+    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
+    return all(layout is None or layout.grid is None or layout.packable for layout in layouts)
 
 
 def _has_one_source(node: Node) -> bool:

@@ -606,9 +606,22 @@ TRANSPOSED = st.builds(
     dilation=_pairs(1, 1, 2),
     groups=st.sampled_from([1, 1, 2, 0]),
 )
+POINTWISE = st.builds(Pointwise, st.sampled_from(sorted(_POINTWISE)))
+GROUP_NORMS = st.builds(
+    Norm,
+    st.sampled_from(["group", "group", "instance", "group on tokens"]),
+    st.sampled_from([1, 2, 4]),
+)
+ATTENTION = st.builds(
+    Attention,
+    st.sampled_from(["sdpa", "matmul", "einsum", "bmm", "baddbmm"]),
+    st.sampled_from(["self", "cross"]),
+    st.sampled_from([1, 2]),
+)
+JOINS = st.builds(Join, st.integers(0, 4), st.booleans())
 LOCAL: tuple[st.SearchStrategy[Step], ...] = (
     CONVS,
-    st.builds(Pointwise, st.sampled_from(sorted(_POINTWISE))),
+    POINTWISE,
     st.builds(
         Modulate,
         st.sampled_from(["constant", "channels", "condition", "map", "plane", "row", "column"]),
@@ -641,21 +654,16 @@ LOCAL: tuple[st.SearchStrategy[Step], ...] = (
     ),
     st.builds(Shuffle, st.booleans(), st.integers(2, 3)),
     st.builds(Channels, st.sampled_from(["gate", "swap", "unbind", "mean", "slice"])),
-    st.builds(Join, st.integers(0, 4), st.booleans()),
+    JOINS,
 )
 GLOBAL: tuple[st.SearchStrategy[Step], ...] = (
-    st.builds(Norm, st.just("group"), st.sampled_from([1, 2, 4])),
-    st.builds(Norm, st.sampled_from(["group on tokens", "group"]), st.sampled_from([4, 2, 1])),
-    st.builds(Norm, st.just("instance"), st.integers(0, 1)),
-    st.builds(
-        Attention,
-        st.sampled_from(["sdpa", "matmul", "einsum", "bmm", "baddbmm"]),
-        st.sampled_from(["self", "cross"]),
-        st.sampled_from([1, 2]),
-    ),
+    GROUP_NORMS,
+    ATTENTION,
     st.builds(SqueezeExcite),
     st.builds(Unruled, st.sampled_from(sorted(_UNRULED))),
 )
+# What diffusion models are made of; nothing in it makes what follows dense.
+DIFFUSION: tuple[st.SearchStrategy[Step], ...] = (CONVS, GROUP_NORMS, POINTWISE, ATTENTION, JOINS)
 GRIDS = st.sampled_from([(8, 8), (5, 9), (12, 10), (4, 4), (2, 7), (13, 6), (3, 3)])
 
 

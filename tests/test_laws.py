@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sparsify.passes.analyze import AnalyzeLayout
 from sparsify.passes.canonicalize import Canonicalize
@@ -212,7 +212,15 @@ def cloned(tree: Any) -> Any:
 # -- the laws -----------------------------------------------------------------------------------
 
 
-@given(recipes(), SEVERAL_MASKS, FIXED, st.booleans())
+# Columns before rows and back: what lies between is on a grid, but cannot be packed.
+TRANSPOSED_TWICE = Recipe(
+    (networks.Unruled("transpose"), networks.Unruled("transpose"), networks.Pointwise("silu")),
+    *((5, 9), 2, 1, torch.float64, "image", 115),
+)
+
+
+@example(TRANSPOSED_TWICE, [MaskRecipe("blobs", 15)], Fixed(), False)
+@given(recipes() | recipes(networks.DIFFUSION), SEVERAL_MASKS, FIXED, st.booleans())
 def test_update_equals_the_oracle(
     recipe: Recipe, masks: list[MaskRecipe], fixed: Fixed, new_conditions: bool
 ) -> None:
