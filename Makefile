@@ -42,7 +42,7 @@ demo: $(READY)
 
 test: lint types
 	@echo "==> tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(READY)
 	@echo "==> lint"

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -35,7 +36,7 @@ from sparsify import Report, Session, SparseModule, difference_mask, sparsify
 SIGMAS = (1.0, 0.3)
 """Noise levels at which an edited terrain is refined."""
 
-STROKES = ((0.01, 0.7, 6), (0.05, -0.7, 22), (0.15, 0.6, 3))
+STROKES = ((0.01, 0.5, 6), (0.05, -0.5, 22), (0.15, 0.5, 3))
 """Share of the pixels, change of height (the range is -1..1) and seed of each stroke."""
 
 ROUNDS, PHOTO_ROUNDS = 5, 3
@@ -240,8 +241,7 @@ def _cat() -> Tensor:
 def demo_superres(out: Path, step: Step) -> Measurement:
     """Retouch a spot of a photograph, enlarge it four times and write ``superres.png``."""
     step("photograph: fetching and loading the network")
-    name = "realesrgan-x4plus-anime"
-    net = load_realesrgan(name=name)
+    net = load_realesrgan(name="realesrgan-x4plus-anime")
     top, left, side = PHOTO
     before = _cat()[..., top : top + side, left : left + side].contiguous()
     after = retouch(before, SPOT)
@@ -262,7 +262,7 @@ def demo_superres(out: Path, step: Step) -> Measurement:
     }
     inside = mask.repeat_interleave(4, 0).repeat_interleave(4, 1)
     measurement = Measurement(
-        network=name,
+        network="Real-ESRGAN anime",
         policy="exact",
         edit_fraction=float(mask.float().mean()),
         psnr_db=psnr(now, dense, 1),
@@ -284,23 +284,35 @@ def write_summary(measurements: Sequence[Measurement], path: Path) -> None:
 
 
 def summary_table(measurements: Sequence[Measurement]) -> Table:
-    """Return what the demo prints at its end."""
-    table = Table(title="dense against update (medians)", title_style="bold", title_justify="left")
-    for column in ("network", "policy"):
-        table.add_column(column, no_wrap=True)
-    for column in ("edited", "dense", "compiled", "update", "speed-up", "MACs", "PSNR", "inside"):
-        table.add_column(column, justify="right", no_wrap=True)
+    """Return what the demo prints at its end; it fits into 80 columns."""
+    table = Table(
+        title="dense against update, medians of interleaved runs",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("edit", no_wrap=True)
+    heads = (
+        "dense\nms",
+        "compiled\nms",
+        "update\nms",
+        "speed-up",
+        "MACs",
+        "PSNR\ndB",
+        "inside\ndB",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for m in measurements:
+        times = (m.dense_ms, m.dense_compiled_ms, m.update_ms)
         table.add_row(
-            m.network,
-            m.policy,
-            f"{m.edit_fraction:.1%}",
-            *(f"{ms:.0f} ms" for ms in (m.dense_ms, m.dense_compiled_ms, m.update_ms)),
-            f"{m.speedup_vs_dense:.1f}x / {m.speedup_vs_compiled:.1f}x",
+            f"{m.network}\n[dim]{m.policy}, {m.edit_fraction:.1%}[/]",
+            *(f"{milliseconds:.0f}" for milliseconds in times),
+            f"{m.speedup_vs_dense:.1f}x {m.speedup_vs_compiled:.1f}x",
             f"1/{m.macs_dense / m.macs_update:.1f}",
-            *(f"{db:.1f} dB" for db in (m.psnr_db, m.psnr_inside_db)),
+            *(f"{decibel:.1f}" for decibel in (m.psnr_db, m.psnr_inside_db)),
         )
-    table.caption = "speed-up against eager / compiled dense; PSNR to the dense result"
+    table.caption = "speed-up against eager and compiled dense; PSNR to the dense result"
     return table
 
 

@@ -126,7 +126,7 @@ def superres_panel(edit: SuperresEdit, measurement: Measurement, path: Path) -> 
         _heading(
             figure,
             "Retouching a photograph before it is enlarged four times",
-            f"{measurement.network}; policy 'exact' follows each convolution's reach, so the "
+            f"{measurement.network}, x4; policy 'exact' follows each convolution's reach, so the "
             "update equals the dense run, and active sites spread with depth.",
         )
         _facts(figure.add_subplot(grid[0, 0]), measurement)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if training:
         raise CaptureError(f"{training[0]} is in training mode: call model.eval() first")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, from copying specs
             program = torch.export.export(model, args, kwargs, strict=False)
             program = program.run_decompositions({})
     except Exception as error:
