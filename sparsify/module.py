@@ -165,7 +165,8 @@ class SparseModule(nn.Module):
 
     def program(self, call: Call) -> Program:
         """The rewritten model for calls like this one, made at the first."""
-        if call.signature not in self._programs:
+        known = self._programs.get(call.signature)
+        if known is None or known.is_stale:
             self._programs[call.signature] = Program(self.model, self.sparsify_config, call)
         program = self._programs[call.signature]
         self._last = program, None

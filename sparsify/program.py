@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -73,6 +74,7 @@ class Program:
         self.batch = int(call.leaves[spatial[0]].shape[0])
         self.device: torch.device = call.leaves[spatial[0]].device
 
+        self._tensors = _state(model)
         captured = capture(model, call.args, call.kwargs)
         self.joint = captured.module
         self._output_spec = captured.output_spec
@@ -121,7 +123,7 @@ class Program:
         """The edited run from what an edit touches, and with ``commit`` its own baseline."""
         tables, _ = self.plan(plan)
         weights = self._weights()
-        if baseline.weights != weights:
+        if self.is_stale or baseline.weights != weights:
             raise BaselineError(
                 "the model's weights changed after this baseline was recorded: record again"
             )
@@ -149,11 +151,17 @@ class Program:
             # Once a picture: compiling would cost more than it gives (measured: 7 %).
             return getattr(self.graphs, name)(*inputs)
 
+    @property
+    def is_stale(self) -> bool:
+        """True once the model has other parameter or buffer objects than the captured ones."""
+        now = _state(self._model)
+        same = len(now) == len(self._tensors) and all(map(operator.is_, now, self._tensors))
+        return not same
+
     def _weights(self) -> Weights:
-        """Changes whenever a parameter or buffer is replaced or written to."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
+        """Changes whenever a parameter or buffer is written to."""
         # Inference tensors count no versions: nothing may write to them either.
-        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._tensors)
 
     def _refold(self) -> None:
         """Recomputes the constants made from weights, if the weights have changed."""
@@ -203,6 +211,10 @@ def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
             f"{name} has {leaf.shape[1]} tokens but the grid {tuple(grid)} has {grid[0] * grid[1]}"
         )
     return Layout.tokens(leaf.shape, (int(grid[0]), int(grid[1])))
+
+
+def _state(model: torch.nn.Module) -> tuple[Tensor, ...]:
+    return (*model.parameters(), *model.buffers())
 
 
 def _tensors(tree: Any) -> list[Tensor]:

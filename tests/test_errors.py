@@ -118,6 +118,17 @@ def test_baseline_of_other_weights() -> None:
     torch.testing.assert_close(update, model(edited, *rest), rtol=1e-4, atol=1e-5)
 
 
+def test_replaced_parameters_are_captured_again() -> None:
+    model = small_unet()
+    sparse = sparsify(model, backend="eager")
+    _, baseline = sparse.record(*small_inputs())
+    model.load_state_dict(small_unet(seed=3).state_dict(), assign=True)
+    with pytest.raises(BaselineError, match="weights changed"):
+        sparse.update(baseline, *small_inputs(), mask=corner())
+    output, _ = sparse.record(*small_inputs())
+    assert torch.equal(output, small_unet(seed=3)(*small_inputs()))
+
+
 @pytest.mark.parametrize(
     ("grids", "text"),
     [
