@@ -23,9 +23,8 @@ HAS_TORCH := import sys, torch; \
 # again for the next one. Dense runs, with their large maps, pay most for that, so timings would
 # compare allocators. Memory that stays with the process takes this out, for dense and sparse
 # runs alike.
-# Waiting threads that spin take the core from those they wait for when the machine is shared.
 TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
-	MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=passive
+	MALLOC_TOP_PAD_=268435456
 
 .PHONY: help demo test lint types bench test-deep clean
 
