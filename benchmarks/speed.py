@@ -29,7 +29,12 @@ from sparsify import sparsify
 from sparsify.module import SparseModule
 
 SHARES = (0.012, 0.05, 0.15, 0.3)
-ALLOCATOR = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+SETTINGS = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "OMP_WAIT_POLICY",
+)
 console = Console()
 
 
@@ -135,7 +140,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip(),
-        "allocator": {name: os.environ.get(name, "default") for name in ALLOCATOR},
+        "settings": {name: os.environ.get(name, "default") for name in SETTINGS},
     }
 
 
