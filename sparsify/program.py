@@ -148,7 +148,7 @@ class Program:
         with torch.no_grad():
             if name == "update":
                 return self._update(*inputs)
-            # Once a picture: compiling would cost more than it gives (measured: 7 %).
+            # Once a picture: compiling takes minutes and would seldom pay.
             return getattr(self.graphs, name)(*inputs)
 
     @property
