@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from torch import Tensor
 
-from examples.demo_plots import SuperresEdit, TerrainEdit, superres_panel, terrain_panel
+from examples.demo_plots import Edit, superres_panel, terrain_panel
 from examples.realesrgan import load_realesrgan
 from examples.terrain import Network, denoise, generate, load_terrain
 from sparsify import Report, Session, SparseModule, difference_mask, sparsify
@@ -170,7 +170,7 @@ def _edit_terrain(
     before: Tensor,
     stroke: tuple[float, float, int],
     noises: Sequence[Tensor],
-) -> tuple[TerrainEdit, Measurement]:
+) -> tuple[Edit, Measurement]:
     """Paint one stroke on ``before [1, 1, H, W]`` and refine it dense, compiled and sparse."""
     net, compiled, sparse = nets
     after = paint_stroke(before, *stroke)
@@ -198,7 +198,7 @@ def _edit_terrain(
         max_abs_difference=float((now[-1] - dense[-1]).abs().max()),
         **_costs(medians(runs, ROUNDS), report),
     )
-    return TerrainEdit(before, after, mask, dense[-1], now[-1], report.masks), measurement
+    return Edit(before, after, mask, dense[-1], now[-1], report.masks), measurement
 
 
 def demo_terrain(out: Path, step: Step) -> list[Measurement]:
@@ -270,7 +270,7 @@ def demo_superres(out: Path, step: Step) -> Measurement:
         max_abs_difference=float((now - dense).abs().max()),
         **_costs(medians(runs, PHOTO_ROUNDS), report),
     )
-    edit = SuperresEdit(before, after, mask, dense, now, report.masks)
+    edit = Edit(before, after, mask, dense, now, report.masks)
     superres_panel(edit, measurement, out / "superres.png")
     return measurement
 

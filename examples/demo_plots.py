@@ -39,8 +39,10 @@ Masks = Mapping[tuple[int, ...], Tensor]
 
 
 @dataclass(frozen=True)
-class TerrainEdit:
-    """Height maps ``[1, 1, H, W]`` in -1..1 and the mask ``[H, W]`` of one stroke."""
+class Edit:
+    """Pictures ``[1, C, H, W]`` before and after, the mask ``[H, W]`` of the edit, and what a dense
+    run and an update make of the edited one. Heights are in -1..1, photographs in 0..1 and their
+    results four times as large."""
 
     before: Tensor
     after: Tensor
@@ -50,22 +52,7 @@ class TerrainEdit:
     active: Masks
 
 
-@dataclass(frozen=True)
-class SuperresEdit:
-    """Photographs ``[1, 3, H, W]`` in 0..1, the mask ``[H, W]``, and the edited one at four times
-    the size, by a dense run and by an update."""
-
-    before: Tensor
-    after: Tensor
-    mask: Tensor
-    dense: Tensor
-    update: Tensor
-    active: Masks
-
-
-def terrain_panel(
-    edits: Sequence[TerrainEdit], measurements: Sequence[Measurement], path: Path
-) -> None:
+def terrain_panel(edits: Sequence[Edit], measurements: Sequence[Measurement], path: Path) -> None:
     """Save a row of pictures for each stroke."""
     with mpl.rc_context(STYLE):
         figure, grid = _sheet(rows=len(edits), pictures=5, side=2.05)
@@ -103,7 +90,7 @@ def _sheet(rows: int, pictures: int, side: float) -> tuple[Figure, GridSpec]:
 def _terrain_row(
     figure: Figure,
     cells: Sequence[SubplotSpec],
-    edit: TerrainEdit,
+    edit: Edit,
     measurement: Measurement,
     titled: bool,
 ) -> None:
@@ -119,7 +106,7 @@ def _terrain_row(
     _active(figure, cells[6], edit.active, "active sites per grid" if titled else "")
 
 
-def superres_panel(edit: SuperresEdit, measurement: Measurement, path: Path) -> None:
+def superres_panel(edit: Edit, measurement: Measurement, path: Path) -> None:
     """Save what went in above what came out, and where sites were active."""
     with mpl.rc_context(STYLE):
         figure, grid = _sheet(rows=2, pictures=2, side=3.9)

@@ -340,10 +340,8 @@ class Packer:
             new = self._graph.placeholder(f"{node.name}_edited")
         new.meta.update(stage="update", edited=False, layout=None, mask=None)
         new.meta["input"] = node
-        sites, layout = self.sites(node.meta["mask"]), node.meta["layout"]
-        if sites is None:
-            return new
-        return self.update(ops.take, self._merged("update", layout, new), sites, layout.site_dim)
+        sites = self.sites(node.meta["mask"])
+        return new if sites is None else self._take(node, new, sites)
 
     def _output(self, node: Node) -> Node:
         """A result of the model: active sites over the recorded result."""

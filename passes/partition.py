@@ -49,7 +49,8 @@ class Partition:
             baseline = wider
             committed = [packed.committed[node] for node in baseline]
         tables = _read_by([packed.outputs, committed], "plan")
-        masks = list(dict.fromkeys(n.meta["mask"] for n in nodes if _is_mask(n.meta.get("mask"))))
+        used = [n.meta.get("mask") for n in nodes]
+        masks = list(dict.fromkeys(mask for mask in used if isinstance(mask, Node)))
         outputs = module.graph.output_node().args[0]
         arguments = [*(edited[n] for n in inputs), *tables, *baseline]
         return ThreeGraphs(
@@ -61,10 +62,6 @@ class Partition:
             mask_names=tuple(n.name for n in masks),
             folds=tuple(packed.folds),
         )
-
-
-def _is_mask(mask: object) -> bool:
-    return isinstance(mask, Node)
 
 
 def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:

@@ -56,12 +56,7 @@ class Plan:
 class Program:
     """The record, plan and update graphs of ``model`` for calls like ``call``."""
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        config: SparsifyConfig,
-        call: Call,
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, config: SparsifyConfig, call: Call) -> None:
         self.signature = call.signature
         self.config = config
         self._model = model
@@ -130,6 +125,7 @@ class Program:
         if plan.is_empty and (self._only_grids or _same_inputs(baseline.inputs, call.leaves)):
             result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
             return result, baseline if commit else None
+        self._refold(weights)
         inputs = (*call.leaves, *tables, *baseline.values)
         if not commit:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
@@ -143,8 +139,6 @@ class Program:
         return all(isinstance(n.meta["mask"], Node) for n in tree_leaves(outputs))
 
     def _run(self, name: Literal["record", "update", "commit"], *inputs: Any) -> Any:
-        if name != "record":
-            self._refold()
         with torch.no_grad():
             if name == "update":
                 return self._update(*inputs)
@@ -163,9 +157,8 @@ class Program:
         # Inference tensors count no versions: nothing may write to them either.
         return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._tensors)
 
-    def _refold(self) -> None:
+    def _refold(self, weights: Weights) -> None:
         """Recomputes the constants made from weights, if the weights have changed."""
-        weights = self._weights()
         if weights == self._folded_for:
             return
         for fold in self.graphs.folds:

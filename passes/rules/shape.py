@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, is_edited, layout_of, register, shape_of, source
+from .base import Rule, argument, find_rule, is_edited, layout_of, register, shape_of, source
 
 aten = torch.ops.aten
 
@@ -165,8 +165,6 @@ class GetItem(Rule):
             if index:
                 raise Unmatched("uses the statistics of a norm")
             return layout
-        from .base import find_rule
-
         rule = find_rule(whole)
         if not isinstance(rule, Split):
             raise Unmatched("an operator with several results")
