@@ -11,10 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# One block of gathered rows should stay in the last-level cache until the product has read it.
-_BLOCK_BYTES = 4 << 20
-_MIN_BLOCK = 256
-
 
 def to_rows(x: Tensor) -> Tensor:
     """Image [N, C, H, W] -> contiguous rows [N, H*W, C]."""
@@ -76,12 +72,12 @@ def same_sites(table: Tensor, sites: Tensor) -> Tensor:
 
 def gather(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: float = 0.0) -> Tensor:
     """Packed [N, C, S] and halo [N, C, S_halo] -> gathered rows [N, S_out, taps, C]."""
-    rows = _overlay(x, halo, padding)
+    rows = overlay_halo(x, halo, padding)
     taken = rows.index_select(1, kernel_map.reshape(-1))
     return taken.view(x.shape[0], kernel_map.shape[0], kernel_map.shape[1], x.shape[1])
 
 
-def _overlay(x: Tensor, halo: Tensor | None, padding: float) -> Tensor:
+def overlay_halo(x: Tensor, halo: Tensor | None, padding: float) -> Tensor:
     """Rows ``[active | halo | padding]`` that a kernel map indexes, [N, S + S_halo + 1, C]."""
     if halo is None:  # all sites are present: a placeholder stands for the empty halo
         halo = x.new_zeros((x.shape[0], x.shape[1], 1))
@@ -125,118 +121,10 @@ def gather_shuffle(
     return chosen[..., 0].transpose(1, 2)
 
 
-def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """1x1 convolution of packed [N, C, S] with weight [C_out, C]."""
-    return torch.nn.functional.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
-
-
 def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``scaled_dot_product_attention`` of packed queries [..., S, d]; S is never 0."""
     torch._check(query.size(-2) > 0)
     return torch.nn.functional.scaled_dot_product_attention(query, *args, **kwargs)
-
-
-def matmul(first: Tensor, second: Tensor) -> Tensor:
-    """``first @ second``, of which one is packed.
-
-    Opaque to inductor, whose own lowering on CPU has to know whether there is a single site.
-    """
-    if torch.compiler.is_exporting():
-        return first @ second
-    out: Tensor = torch.ops.sparsify.matmul(first, second)
-    return out
-
-
-torch.library.define("sparsify::matmul", "(Tensor first, Tensor second) -> Tensor")
-torch.library.impl("sparsify::matmul", "CompositeExplicitAutograd", torch.matmul)
-torch.library.register_fake("sparsify::matmul", torch.matmul)
-
-
-def conv_weight(weight: Tensor, groups: int, transposed: bool) -> Tensor:
-    """Convolution weight -> [groups, taps * C_in/groups, C_out/groups], taps slowest.
-
-    ``weight`` is [C_out, C_in/groups, kh, kw], or [C_in, C_out/groups, kh, kw] if transposed.
-    """
-    split: Tensor = weight.unflatten(0, (groups, -1))  # g, co, ci, kh, kw
-    if transposed:
-        split = split.transpose(1, 2)
-    ordered = split.permute(0, 3, 4, 2, 1)
-    return ordered.reshape(groups, -1, ordered.shape[-1]).contiguous()
-
-
-def gather_conv(
-    x: Tensor, halo: Tensor | None, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Convolution on active sites: gather the taps, then one matrix product.
-
-    x [N, C, S] and halo [N, C, S_halo] (None when x has every site), kernel_map [S_out, taps],
-    weight from :func:`conv_weight` -> packed [N, C_out, S_out].
-    """
-    rows = _overlay(x, halo, 0.0)
-    out: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
-    return out.transpose(1, 2)
-
-
-def gather_matmul_reference(
-    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    """``sparsify::gather_matmul`` in plain torch: rows [N, R, C] -> [N, S_out, C_out]."""
-    groups, depth, width = weight.shape
-    taps = kernel_map.shape[1]
-    taken = rows.index_select(1, kernel_map.reshape(-1))
-    grouped = taken.view(rows.shape[0], -1, taps, groups, depth // taps)
-    columns = grouped.permute(0, 3, 1, 2, 4).reshape(rows.shape[0], groups, -1, depth)
-    out = (columns @ weight).transpose(1, 2).reshape(rows.shape[0], -1, groups * width)
-    return out if bias is None else out + bias
-
-
-def _gather_matmul_cpu(
-    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Blocks of sites, so that the gathered columns are read back from cache, not memory."""
-    if weight.shape[0] != 1:
-        return _grouped(rows, kernel_map, weight, bias)
-    sites, taps = kernel_map.shape
-    _, depth, width = weight.shape
-    out = rows.new_empty((rows.shape[0], sites, width))
-    block = max(_MIN_BLOCK, _BLOCK_BYTES // (depth * rows.element_size()))
-    flat = kernel_map.reshape(-1)
-    columns = rows.new_empty((min(block, sites) * taps, rows.shape[2]))
-    for item, into in zip(rows, out, strict=True):
-        for start in range(0, sites, block):
-            stop = min(start + block, sites)
-            taken = columns[: (stop - start) * taps]
-            torch.index_select(item, 0, flat[start * taps : stop * taps], out=taken)
-            matrix, target = taken.view(stop - start, depth), into[start:stop]
-            if bias is None:
-                torch.mm(matrix, weight[0], out=target)
-            else:
-                torch.addmm(bias, matrix, weight[0], out=target)
-    return out
-
-
-def _grouped(rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    groups, depth, width = weight.shape
-    taps = kernel_map.shape[1]
-    if depth == taps and width == 1:  # depthwise: a weighted sum of taps, no product to batch
-        taken = rows.index_select(1, kernel_map.reshape(-1))
-        taken = taken.view(rows.shape[0], -1, taps, groups)
-        out = (taken * weight[:, :, 0].t()).sum(2)
-        return out if bias is None else out + bias
-    return gather_matmul_reference(rows, kernel_map, weight, bias)
-
-
-def _gather_matmul_fake(
-    rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    return rows.new_empty((rows.shape[0], kernel_map.shape[0], weight.shape[0] * weight.shape[2]))
-
-
-_SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"
-torch.library.define("sparsify::gather_matmul", _SCHEMA)
-torch.library.impl("sparsify::gather_matmul", "CPU", _gather_matmul_cpu)
-torch.library.impl("sparsify::gather_matmul", "CUDA", gather_matmul_reference)
-torch.library.register_fake("sparsify::gather_matmul", _gather_matmul_fake)
 
 
 def group_norm(

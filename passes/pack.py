@@ -48,12 +48,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Pack:
-    """Adds the update nodes (stage "update"), the tables (stage "plan") and what the record
-    graph must remember (stage "record") to the one joint graph.
+    """Adds the update nodes (stage "update"), what no edit reaches (stage "static"), the tables
+    (stage "plan") and what the record graph must remember (stage "record") to the joint graph.
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
     they are. Requires layouts and masks; ensures that every update node depends on the other
-    stages through recorded values and tables alone.
+    stages through recorded values, conditions and tables alone.
     """
 
     device: torch.device
@@ -309,7 +309,7 @@ class Packer:
             return self._input(node)
         mask, rule = node.meta["mask"], find_rule(node)
         if mask is None:
-            new = self._clone(node)
+            new = self._static(node)
         elif isinstance(mask, Node) and not _sources_pack(node):
             new = self._take(node, self._clone(node), self.sites(mask))
         elif isinstance(mask, Node):
@@ -334,11 +334,19 @@ class Packer:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
         return self.update(node.target, *args, **kwargs)
 
+    def _static(self, node: Node) -> Node:
+        """What no edit reaches: recorded too, and computed again only for other conditions."""
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
+        new = self._node("static", node.target, args, kwargs)
+        new.meta["recorded"] = node
+        return new
+
     def _input(self, node: Node) -> Node:
         """A second placeholder: the edited input; at inactive sites the recorded one counts."""
         with self._graph.inserting_before(self._graph.output_node()):
             new = self._graph.placeholder(f"{node.name}_edited")
-        new.meta.update(stage="update", edited=False, layout=None, mask=None)
+        stage = "update" if node.meta["edited"] else "static"
+        new.meta.update(stage=stage, edited=False, layout=None, mask=None)
         new.meta["input"] = node
         sites = self.sites(node.meta["mask"])
         return new if sites is None else self._take(node, new, sites)

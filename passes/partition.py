@@ -1,4 +1,4 @@
-"""Cuts the joint graph into record, plan and update: three pure functions."""
+"""Cuts the joint graph into record, plan and update (and more): pure functions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from .pack import Fold, Packed
 class ThreeGraphs:
     """The rewritten model.
 
-    record ``(*inputs) -> (outputs, baseline values)``; plan ``(mask) -> (tables, masks)``;
-    update ``(*inputs, *tables, *baseline values) -> outputs``; commit takes the same and
-    returns ``(outputs, new baseline values)``.
+    record ``(*inputs) -> (outputs, baseline values, conditions)``; plan ``(mask) -> (tables,
+    masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit
+    takes the same and returns ``(outputs, new baseline values)``. *Conditions* are what no edit
+    reaches (embeddings of time and text); static ``(*inputs) -> conditions`` makes them anew
+    when those inputs are not the recorded ones.
     """
 
     record: GraphModule
     plan: GraphModule
+    static: GraphModule
     update: GraphModule
     commit: GraphModule
     dynamic: tuple[bool, ...]
@@ -49,13 +52,18 @@ class Partition:
             baseline = wider
             committed = [packed.committed[node] for node in baseline]
         tables = _read_by([packed.outputs, committed], "plan")
+        read = _read_by([packed.outputs, committed], "static")
+        static = [n for n in read if n.op != "placeholder"]
+        conditions = [node.meta["recorded"] for node in static]
         used = [n.meta.get("mask") for n in nodes]
         masks = list(dict.fromkeys(mask for mask in used if isinstance(mask, Node)))
         outputs = module.graph.output_node().args[0]
-        arguments = [*(edited[n] for n in inputs), *tables, *baseline]
+        new_inputs = [edited[n] for n in inputs]
+        arguments = [*new_inputs, *tables, *baseline, *static]
         return ThreeGraphs(
-            record=_extract(module, inputs, (outputs, baseline), "Record"),
+            record=_extract(module, inputs, (outputs, baseline, conditions), "Record"),
             plan=_extract(module, mask, (tables, masks), "Plan"),
+            static=_extract(module, new_inputs, static, "Static"),
             update=_extract(module, arguments, packed.outputs, "Update"),
             commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
             dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
@@ -69,6 +77,8 @@ def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:
     seen: set[Node] = set()
     stack: list[Node] = []
     tree_map_only(Node, stack.append, tree)
+    if not stack:
+        return []
     graph = stack[0].graph
     while stack:
         node = stack.pop()

@@ -13,7 +13,12 @@ from torch.fx import GraphModule, Node
 
 from .layout import Layout
 
-READS = {"record": {"record"}, "plan": {"plan"}, "update": {"record", "plan", "update"}}
+READS = {
+    "record": {"record"},
+    "plan": {"plan"},
+    "static": {"static"},
+    "update": {"record", "plan", "static", "update"},
+}
 """Which stages a node of a stage may read."""
 
 

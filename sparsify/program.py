@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -33,6 +34,8 @@ class Baseline:
 
     program: Program
     values: tuple[Tensor, ...]
+    conditions: tuple[Tensor, ...]
+    """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
     outputs: tuple[Any, ...]
     inputs: tuple[Any, ...]
     """The inputs that an edit leaves alone, by position; None for edited ones."""
@@ -41,7 +44,7 @@ class Baseline:
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
-        return sum(value.nbytes for value in self.values)
+        return sum(value.nbytes for value in (*self.values, *self.conditions))
 
 
 @dataclass(eq=False)
@@ -85,19 +88,19 @@ class Program:
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
         weights = self._weights()
-        outputs, values = self._run("record", *call.leaves)
+        outputs, *values = self._run("record", *call.leaves)
         return self._remembered(call, outputs, values, weights)
 
     def _remembered(
-        self, call: Call, outputs: Any, values: Any, weights: Weights
+        self, call: Call, outputs: Any, values: Sequence[Any], weights: Weights
     ) -> tuple[Any, Baseline]:
         """The outputs for the caller, and a baseline that shares no memory with them."""
         foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
-        kept = tuple(_own(value, foreign) for value in values)
+        kept, conditions = (tuple(_own(v, foreign) for v in part) for part in values)
         inputs = tuple(
             None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
         )
-        baseline = Baseline(self, kept, _copy(tuple(outputs)), inputs, weights)
+        baseline = Baseline(self, kept, conditions, _copy(tuple(outputs)), inputs, weights)
         return tree_unflatten(outputs, self._output_spec), baseline
 
     def plan(self, plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -122,15 +125,17 @@ class Program:
             raise BaselineError(
                 "the model's weights changed after this baseline was recorded: record again"
             )
-        if plan.is_empty and (self._only_grids or _same_inputs(baseline.inputs, call.leaves)):
+        same = _same_inputs(baseline.inputs, call.leaves)
+        if plan.is_empty and (self._only_grids or same):
             result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
             return result, baseline if commit else None
         self._refold(weights)
-        inputs = (*call.leaves, *tables, *baseline.values)
+        conditions = baseline.conditions if same else self._run("static", *call.leaves)
+        inputs = (*call.leaves, *tables, *baseline.values, *conditions)
         if not commit:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
         outputs, values = self._run("commit", *inputs)
-        return self._remembered(call, outputs, values, weights)
+        return self._remembered(call, outputs, (values, conditions), weights)
 
     @property
     def _only_grids(self) -> bool:
@@ -138,7 +143,7 @@ class Program:
         outputs = cast(Any, self.joint.graph.output_node().args[0])
         return all(isinstance(n.meta["mask"], Node) for n in tree_leaves(outputs))
 
-    def _run(self, name: Literal["record", "update", "commit"], *inputs: Any) -> Any:
+    def _run(self, name: Literal["record", "static", "update", "commit"], *inputs: Any) -> Any:
         with torch.no_grad():
             if name == "update":
                 return self._update(*inputs)
@@ -164,9 +169,8 @@ class Program:
         for fold in self.graphs.folds:
             value = fold(self._model)
             for graph in (self.graphs.update, self.graphs.commit):
-                buffer = getattr(graph, fold.name, None)
-                if buffer is not None and buffer.data_ptr() != value.data_ptr():
-                    buffer.copy_(value)
+                if hasattr(graph, fold.name):
+                    setattr(graph, fold.name, value)
         self._folded_for = weights
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from sparsify.codegen import ops, tables
+from sparsify.codegen import ops, products, tables
 from sparsify.codegen.geometry import (
     OUTSIDE,
     Bilinear,
@@ -106,8 +106,8 @@ def test_convolution(
     case = Gathered.make(window, 4, masks, seed)
     weight = noise(8, 4 // groups, *window.kernel, seed=seed)
     shift = noise(8, seed=seed) if bias else None
-    matrix = ops.conv_weight(weight, groups, False)
-    got = ops.gather_conv(case.packed, case.halo, case.kernel_map, matrix, shift)
+    matrix = products.conv_weight(weight, groups, False, False)
+    got = products.gather_conv(case.packed, case.halo, case.kernel_map, matrix, shift)
     want = F.conv2d(
         case.edited, weight, shift, window.stride, window.padding, window.dilation, groups
     )
@@ -119,11 +119,53 @@ def test_the_cpu_product_equals_its_reference(
     window: Window, groups: int, masks: tuple[MaskRecipe, MaskRecipe], seed: int
 ) -> None:
     case = Gathered.make(window, 4, masks, seed)
-    matrix = ops.conv_weight(noise(4, 4 // groups, *window.kernel, seed=seed), groups, False)
+    matrix = products.conv_weight(
+        noise(4, 4 // groups, *window.kernel, seed=seed), groups, False, False
+    )
     rows = torch.cat([case.packed, case.halo, torch.zeros(2, 4, 1).double()], 2).transpose(1, 2)
     got = torch.ops.sparsify.gather_matmul(rows, case.kernel_map, matrix, None)
-    want = ops.gather_matmul_reference(rows, case.kernel_map, matrix, None)
+    want = products.gather_matmul_reference(rows, case.kernel_map, matrix, None)
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
+
+
+@given(
+    windows(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 3, 40]),
+    TWO_MASKS,
+    SEEDS,
+)
+def test_blocked_weights(
+    window: Window,
+    transposed: bool,
+    bias: bool,
+    channels: int,
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+) -> None:
+    """oneDNN's order of the weights gives the product of the plain ones."""
+    case = Gathered.make(window, channels, masks, seed)
+    shape = (channels, 8) if transposed else (8, channels)
+    weight = noise(*shape, *window.kernel, seed=seed).float()
+    shift = noise(8, seed=seed).float() if bias else None
+    plain, blocked = (products.conv_weight(weight, 1, transposed, few) for few in (False, True))
+    assert blocked.is_mkldnn == torch.backends.mkldnn.is_available()
+    x, halo = case.packed.float(), case.halo.float()
+    got = products.gather_conv(x, halo, case.kernel_map, blocked, shift)
+    want = products.gather_conv(x, halo, case.kernel_map, plain, shift)
+    # Two sums of at most 9 taps * 40 channels of values below 5, in two orders.
+    eps = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(got, want, rtol=0, atol=2 * 9 * channels * 25 * eps)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 70), SEEDS)
+def test_linear_with_blocked_weights(rows: list[int], width: int, seed: int) -> None:
+    x, weight = noise(*rows, 40, seed=seed).float(), noise(width, 40, seed=seed).float()
+    bias = noise(width, seed=seed).float()
+    got = products.linear(x, products.linear_weight(weight, True), bias, True)
+    eps = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(got, F.linear(x, weight, bias), rtol=0, atol=2 * 41 * 25 * eps)
 
 
 @st.composite
@@ -151,8 +193,8 @@ def test_transposed_convolution(
     geometry, extra = drawn
     case = Gathered.make(geometry, 4, masks, seed)
     weight = noise(4, 8 // groups, *geometry.kernel, seed=seed)
-    matrix = ops.conv_weight(weight, groups, True)
-    got = ops.gather_conv(case.packed, case.halo, case.kernel_map, matrix, None)
+    matrix = products.conv_weight(weight, groups, True, False)
+    got = products.gather_conv(case.packed, case.halo, case.kernel_map, matrix, None)
     want = F.conv_transpose2d(
         case.edited,
         weight,

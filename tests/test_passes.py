@@ -22,6 +22,9 @@ from sparsify.passes.verify import Inspect
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from sparsify import sparsify
+from tests.small import small_inputs, small_unet
+
 IMAGE = (1, 4, 8, 8)
 
 
@@ -173,6 +176,20 @@ def test_halo_is_recomputed_from_the_input_of_the_norm() -> None:
     remembered = graphs.record.graph.output_node().args[0][1]  # type: ignore[index]
     assert [node.name for node in remembered] == ["conv2d", "getitem_1", "getitem_2", "to_rows"]
     assert text(graphs.update.graph).count("= silu(") == 2
+
+
+def test_conditions_are_computed_outside_the_update() -> None:
+    """An embedding that no edit reaches is recorded, and made anew only for other conditions."""
+    sparse = sparsify(small_unet(), backend="eager", policy="exact")
+    x, timestep, context = small_inputs()
+    graphs = sparse.graphs(x, timestep, context)
+    assert "cos(" not in text(graphs.update.graph)
+    assert text(graphs.static.graph).count("cos(") == 1
+    assert "conv2d" not in text(graphs.static.graph)
+    _, baseline = sparse.record(x, timestep, context)
+    update = sparse.update(baseline, x, timestep + 1, -context, mask=torch.ones(16, 16).bool())
+    dense = sparse(x, timestep + 1, -context)
+    torch.testing.assert_close(update, dense, rtol=1e-4, atol=1e-5)
 
 
 def test_zero_padding_is_folded_into_the_convolution() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import ops, products
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
@@ -85,5 +85,5 @@ class MatMul(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         first, second = source(node), source(node, 1)
         if self._on_rows(node):
-            return place.call(ops.matmul, place.packed(first), place.dense(second))
-        return place.call(ops.matmul, place.plain(first), place.packed(second))
+            return place.call(products.matmul, place.packed(first), place.dense(second))
+        return place.call(products.matmul, place.plain(first), place.packed(second))

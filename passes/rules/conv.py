@@ -5,20 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import ops, products
 from sparsify.codegen.geometry import Geometry, Pair, TransposedWindow, Window
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, image_layout, pair, register, shape_of, source, static
+from .base import (
+    Rule,
+    argument,
+    few_rows,
+    image_layout,
+    pair,
+    register,
+    shape_of,
+    source,
+    static,
+)
 from .resample import PadRule
 
 aten = torch.ops.aten
-
-# Up to here gather and product beat the library convolution, which re-orders its weights at
-# every call (measured: 1.0-1.4x at 256 sites and below, even at 1024).
-_SMALL_GRID = 1024
 
 
 def _folded_pad(x: Node) -> tuple[Node, Pair]:
@@ -56,20 +62,21 @@ class Conv(Rule):
         geometry = self.geometry(node)
         bias = place.plain(argument(node, "bias"))
         weight = argument(node, "weight")
-        groups = argument(node, "groups")
+        few = few_rows(node)
         if self._is_linear(node):
-            matrix = place.fold(weight, torch.flatten, 1)
-            return place.call(ops.packed_linear, place.packed(image), matrix, bias)
-        matrix = place.fold(weight, ops.conv_weight, groups, self._transposed(node))
+            matrix = place.fold(weight, products.linear_weight, few)
+            return place.call(products.packed_linear, place.packed(image), matrix, bias, few)
+        form = (argument(node, "groups"), self._transposed(node), few)
+        matrix = place.fold(weight, products.conv_weight, *form)
         x, halo, kernel_map = place.taps(image, geometry)
-        return place.call(ops.gather_conv, x, halo, kernel_map, matrix, bias)
+        return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias)
 
     def emit_all(self, node: Node, place: Place) -> Node | None:
-        height, width = shape_of(node)[-2:]
         image, _ = self._image(node)
         packed_input = isinstance(image.meta["mask"], Node)
-        if not packed_input and (height * width > _SMALL_GRID or argument(node, "groups") != 1):
-            return None
+        if not packed_input and (not few_rows(node) or argument(node, "groups") != 1):
+            return None  # the library convolution is as fast or faster
+        height, width = shape_of(node)[-2:]
         return place.call(ops.unpack, self.emit(node, place), height, width)
 
     def _transposed(self, node: Node) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from sparsify.codegen import products
 from torch.fx import Node
 
-from ..layout import Layout
+from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, layout_of, register, shape_of, source, static
+from .base import Rule, argument, few_rows, layout_of, register, shape_of, source, static
 
 aten = torch.ops.aten
 
@@ -18,8 +19,17 @@ class Linear(Rule):
 
     def layout(self, node: Node) -> Layout:
         static(node, "weight", "bias")
+        if len(shape_of(source(node, 1))) != 2:
+            raise Unmatched("the weight is not a matrix")
         return layout_of(source(node)).replace(-1, shape_of(node)[-1])
 
     def emit(self, node: Node, place: Place) -> Node:
-        _, *parameters = node.args
-        return place.call(node.target, place.packed(source(node)), *map(place.plain, parameters))
+        return self._on(place.packed(source(node)), node, place)
+
+    def emit_all(self, node: Node, place: Place) -> Node:
+        return self._on(place.dense(source(node)), node, place)
+
+    def _on(self, rows: Node, node: Node, place: Place) -> Node:
+        few = few_rows(node)
+        weight = place.fold(source(node, 1), products.linear_weight, few)
+        return place.call(products.linear, rows, weight, place.plain(argument(node, "bias")), few)
