@@ -1,0 +1,268 @@
+"""What happens to every model class of diffusers: ``python -m benchmarks.coverage``.
+
+For each class a tiny configuration is captured, rewritten and edited at three mask sizes; its
+updates are compared with the dense run (policy "exact") and with the oracle (policy "fixed").
+Published configurations of the best known are rewritten on the meta device. Writes
+``coverage.md`` and ``coverage.json`` under ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from rich.console import Console
+from rich.progress import track
+from sparsify.codegen.errors import SparsifyError
+from sparsify.passes.oracle import Baseline as DenseRun
+from sparsify.passes.oracle import Oracle
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from benchmarks import zoo
+from benchmarks.speed import centred_square, environment
+from sparsify import Baseline, Plan, sparsify
+from sparsify.report import Report
+from sparsify.signature import bind
+
+SHARES = (0.01, 0.1, 0.5)
+EXACT, FIXED = 1e-4, 1e-5
+"""Largest errors relative to the largest magnitude of the output, fp32."""
+console = Console()
+
+
+def relative(values: Any, references: Any) -> float:
+    """Largest difference over the largest magnitude, the worst of all outputs."""
+    pairs = zip(tree_leaves(values), tree_leaves(references), strict=True)
+    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point()]
+    if any(a.isnan().any() != b.isnan().any() for a, b in tensors):
+        return float("nan")
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) if a.numel() else 0.0
+        for a, b in tensors
+    )
+
+
+def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
+    """The inputs with small noise added inside the mask: random weights make large edits chaotic,
+    and rounding would be all that a comparison shows."""
+    before = example.inputs[example.edit]
+    inside = mask.flatten()[:, None] if before.dim() == 3 else mask
+    after = torch.where(inside, before + 0.1 * torch.randn_like(before), before)
+    return {**example.inputs, example.edit: after}
+
+
+def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]) -> Any:
+    """The outputs of the blended dense run on the recorded graph."""
+    graph, masks = baseline.program.graphs.record, baseline.program.plan(plan)[1]
+    by_node = {
+        node: masks[node.meta["mask"].name]
+        for node in graph.graph.nodes
+        if isinstance(node.meta.get("mask"), Node)
+    }
+    dense = DenseRun(graph)
+    dense.run(*old)
+    return Oracle(graph, dict(dense.env), by_node, baseline.program.config.norm).run(*new)[0]
+
+
+def fallbacks(report: Report) -> list[dict[str, Any]]:
+    """By operator and reason: how many nodes, and their share of the MACs."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for node in report.fallbacks:
+        groups.setdefault((node.operator, node.reason), []).append(node.macs)
+    total = max(report.macs_dense, 1)
+    rows = [
+        {"operator": name, "reason": reason, "nodes": len(macs), "share": sum(macs) / total}
+        for (name, reason), macs in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["share"], -row["nodes"]))
+
+
+def shares(report: Report) -> dict[str, float]:
+    return {state: report.share(state) for state in ("packed", "dense", "static", "fallback")}
+
+
+def examine(name: str) -> dict[str, Any]:
+    """Captures, rewrites and edits the example of a class; what went wrong is a row too."""
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    row: dict[str, Any] = {"name": name}
+    try:
+        example = zoo.TINY[name]()
+    except Exception as error:  # a newer diffusers may build it otherwise
+        return {**row, "state": "not built", "reason": _first_line(error)}
+    try:
+        for policy in ("exact", "fixed"):
+            row |= _compare(example, policy)
+    except SparsifyError as error:
+        return {**row, "state": "refused", "reason": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # our own failure: the row shows it
+        return {**row, "state": "failed", "reason": _first_line(error)}
+    wrong = row["exact_error"] > EXACT or row["fixed_error"] > FIXED
+    return {**row, "state": "wrong" if wrong else "right"}
+
+
+def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
+    """The largest error at three mask sizes; for "fixed" also what was packed."""
+    options = {"dense_share": 0.0, **example.options}
+    sparse = sparsify(example.model, backend="eager", policy=policy, **options)
+    _, baseline = sparse.record(**example.inputs)
+    old = bind(example.model, (), example.inputs).leaves
+    worst = 0.0
+    for share in SHARES:
+        mask = centred_square(baseline.program.grid, share)
+        new = edited(example, mask)
+        plan = sparse.plan(mask)
+        got = sparse.update(baseline, mask=plan, **new)
+        if policy == "exact":
+            want = example.model(**new)
+        else:
+            leaves = bind(example.model, (), new).leaves
+            want = oracle(baseline, plan, old, leaves)
+        error = relative(got, want)
+        worst = error if error != error else max(worst, error)
+    result: dict[str, Any] = {f"{policy}_error": worst}
+    if policy == "fixed":
+        report = sparse.report()
+        result |= {"shares": shares(report), "fallbacks": fallbacks(report)}
+    return result
+
+
+def examine_full(name: str) -> dict[str, Any]:
+    """What is packed of a published configuration; shapes alone decide."""
+    torch.set_grad_enabled(False)
+    try:
+        with torch.device("meta"):
+            example = zoo.FULL[name]()
+        inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), example.inputs)
+        sparse = sparsify(example.model, **{"dense_share": 0.0, **example.options})
+        sparse.graphs(**inputs)
+        report = sparse.report()
+    except Exception as error:
+        return {"name": name, "state": "failed", "reason": _first_line(error)}
+    result = {"shares": shares(report), "fallbacks": fallbacks(report)}
+    return {"name": name, "state": "captured", "gmacs": report.macs_dense / 1e9, **result}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def examined(names: list[str], task: Any, seconds: int) -> Iterator[dict[str, Any]]:
+    """Rows of ``task``, each made in a process of its own: a crash is a row as well."""
+    context = multiprocessing.get_context("fork")  # the imports above take long
+    for name in track(names, description=task.__name__):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=lambda n=name, s=sender: s.send(task(n)))
+        process.start()
+        sender.close()
+        row = {"name": name, "state": "failed", "reason": f"took more than {seconds} s"}
+        if receiver.poll(seconds):
+            try:
+                row = receiver.recv()
+            except EOFError:
+                row["reason"] = "the process died"
+        process.kill()
+        process.join()
+        yield row
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables as a page."""
+    rows = result["classes"]
+    count = {state: sum(row["state"] == state for row in rows) for state in STATES}
+    lines = [
+        "# Coverage",
+        "",
+        f"diffusers {result['diffusers']}, torch {result['torch']}; tiny configurations, fp32, "
+        f"edits of {', '.join(f'{share:.0%}' for share in SHARES)} of the picture. *exact* is the "
+        "largest error against the dense run, *fixed* against the oracle, relative to the largest "
+        "magnitude of the output. Shares are of the dense multiply-accumulates.",
+        "",
+        ", ".join(f"{number} {state}" for state, number in count.items() if number),
+        "",
+        "| class | state | packed | static | fallback | exact | fixed | falls back / reason |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_line(row) for row in rows),
+        "",
+        "## Published configurations",
+        "",
+        "| network | GMACs | packed | static | fallback | falls back |",
+        "|---|---|---|---|---|---|",
+        *(_full_line(row) for row in result["published"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+STATES = ("right", "wrong", "failed", "refused", "not built", "no example", "no picture")
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "shares" not in row:
+        return f"| {row['name']} | {row['state']} | | | | | | {_cell(row['reason'])} |"
+    errors = f"{row['exact_error']:.0e} | {row['fixed_error']:.0e}"
+    return f"| {row['name']} | {row['state']} | {_shares(row)} | {errors} | {_reasons(row)} |"
+
+
+def _full_line(row: dict[str, Any]) -> str:
+    if "shares" not in row:
+        return f"| {row['name']} | | | | | {_cell(row['reason'])} |"
+    return f"| {row['name']} | {row['gmacs']:.0f} | {_shares(row)} | {_reasons(row)} |"
+
+
+def _shares(row: dict[str, Any]) -> str:
+    return " | ".join(f"{row['shares'][state]:.1%}" for state in ("packed", "static", "fallback"))
+
+
+def _reasons(row: dict[str, Any]) -> str:
+    heavy = [f for f in row["fallbacks"] if f["share"] > 0] or row["fallbacks"][:1]
+    return "; ".join(_cell(f"{f['nodes']}x {f['operator']}: {f['reason']}") for f in heavy[:3])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="classes; all without")
+    parser.add_argument("--seconds", type=int, default=300, help="at most, for a class")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    zoo.load()
+    names = options.names or zoo.classes()
+    rows = [
+        {"name": n, "state": "no picture", "reason": zoo.NO_PICTURE[n]}
+        for n in names
+        if n in zoo.NO_PICTURE
+    ]
+    rows += [
+        {"name": n, "state": "no example", "reason": "new in diffusers"}
+        for n in names
+        if n not in zoo.NO_PICTURE and n not in zoo.TINY
+    ]
+    rows += examined([n for n in names if n in zoo.TINY], examine, options.seconds)
+    published = [] if options.names else list(examined(sorted(zoo.FULL), examine_full, 600))
+    result = {
+        **environment(),
+        "diffusers": diffusers.__version__,
+        "classes": sorted(rows, key=lambda row: (STATES.index(row["state"]), row["name"])),
+        "published": published,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "coverage.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / "coverage.md").write_text(markdown(result))
+    console.print((options.out / "coverage.md").read_text(), markup=False)
+
+
+if __name__ == "__main__":
+    main()
