@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     zoo.load()
-    names = options.names or zoo.classes()
+    names = options.names or sorted({*zoo.classes(), *zoo.TINY})
     rows = [
         {"name": n, "state": "no picture", "reason": zoo.NO_PICTURE[n]}
         for n in names

@@ -121,6 +121,11 @@ def gather_shuffle(
     return chosen[..., 0].transpose(1, 2)
 
 
+def as_complex(x: Tensor) -> Tensor:
+    """[..., 2] -> complex [...]; the two parts need not stand side by side in memory."""
+    return torch.view_as_complex(x.contiguous())
+
+
 def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``scaled_dot_product_attention`` of packed queries [..., S, d]; S is never 0."""
     torch._check(query.size(-2) > 0)
@@ -138,28 +143,30 @@ def group_norm(
     )
 
 
-def _spread(statistic: Tensor, channels: int) -> Tensor:
-    """Per-group [N, G] -> per-channel [N, C, 1]."""
-    return statistic.repeat_interleave(channels // statistic.shape[1], 1).unsqueeze(2)
+def _spread(statistic: Tensor, x: Tensor) -> Tensor:
+    """Per-group [N, G] -> per-channel [N, C, 1, ...], to go with ``x``."""
+    channels = statistic.repeat_interleave(x.shape[1] // statistic.shape[1], 1)
+    return channels.view(*channels.shape, *[1] * (x.dim() - 2))
 
 
 def updated_statistics(
-    x: Tensor, old: Tensor, mean: Tensor, rstd: Tensor, sites: int, eps: float
+    x: Tensor, old: Tensor, mean: Tensor, rstd: Tensor, size: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Group statistics of the whole map after the values ``old`` [N, C, S] became ``x``.
+    """Group statistics of the whole map after the values ``old`` [N, C, ..., S] became ``x``.
 
-    mean and rstd [N, G] are the baseline's, over C/G * ``sites`` values each. Deviations are
+    mean and rstd [N, G] are the baseline's, over C/G * ``size`` values each. Deviations are
     taken from the baseline mean, so an unchanged input gives the baseline's statistics back
     without cancellation.
     """
-    batch, channels = x.shape[:2]
     groups = mean.shape[1]
-    count = channels // groups * sites
+    count = x.shape[1] // groups * size
     x, old = x.to(mean.dtype), old.to(mean.dtype)
     change = x - old
-    pull = x + old - 2 * _spread(mean, channels)
-    first = change.sum(2).view(batch, groups, -1).sum(2) / count
-    second = (change * pull).sum(2).view(batch, groups, -1).sum(2) / count
+    pull = x + old - 2 * _spread(mean, x)
+    first, second = (
+        part.flatten(2).sum(2).unflatten(1, (groups, -1)).sum(2) / count
+        for part in (change, change * pull)
+    )
     variance = (rstd.pow(-2) + second - first * first).clamp(min=eps)
     return mean + first, variance.rsqrt()
 
@@ -167,12 +174,12 @@ def updated_statistics(
 def group_affine(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """Group norm of packed [N, C, S] with given statistics [N, G]."""
-    channels = x.shape[1]
-    scale = _spread(rstd, channels)
+    """Group norm of packed [N, C, ..., S] with given statistics [N, G]."""
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    scale = _spread(rstd, x)
     if weight is not None:
-        scale = scale * weight.view(1, -1, 1)
-    shift = -_spread(mean, channels) * scale
+        scale = scale * weight.view(shape)
+    shift = -_spread(mean, x) * scale
     if bias is not None:
-        shift = shift + bias.view(1, -1, 1)
+        shift = shift + bias.view(shape)
     return (x * scale + shift).to(x.dtype)

@@ -23,6 +23,7 @@ __all__ = [
     "pool_divisor",
     "shuffle_phase",
     "source_sites",
+    "space_sites",
     "union",
 ]
 
@@ -55,6 +56,21 @@ def active_sites(mask: Tensor) -> Tensor:
     first = torch.zeros_like(flat)
     first[0] = ~flat.any()
     return (flat | first).nonzero()[:, 0]
+
+
+def space_sites(sites: Tensor, grid: Pair, outer: int, before: int, after: int) -> Tensor:
+    """Positions of active ``sites`` [S] along an axis with other entries around the grid.
+
+    The axis holds ``before`` entries, ``outer`` times the sites of ``grid``, ``after`` entries;
+    returns int64 [before + outer * S + after], ascending: the others are always active.
+    """
+    count = grid[0] * grid[1]
+    first = before + count * torch.arange(outer, device=sites.device)
+    inside = (first[:, None] + sites).flatten()
+    end = before + outer * count
+    head = torch.arange(before, device=sites.device)
+    tail = torch.arange(end, end + after, device=sites.device)
+    return torch.cat([head, inside, tail])
 
 
 def kernel_map(

@@ -52,6 +52,54 @@ def free_view(node: Node) -> Node | None:
     return _call(node, aten.reshape.default, source(node), list(shape_of(node)))
 
 
+def complex_view(node: Node) -> Node | None:
+    """view_as_complex -> ops.as_complex: strides are not the captured ones once copies are gone."""
+    if node.target is not aten.view_as_complex.default:
+        return None
+    return _call(node, ops.as_complex, source(node))
+
+
+def stack(node: Node) -> Node | None:
+    """stack -> cat of unsqueezed parts."""
+    if node.target is not aten.stack.default:
+        return None
+    parts: Any = node.args[0]
+    dim = argument(node, "dim") % len(shape_of(node))
+    return _call(
+        node, aten.cat.default, [_call(node, aten.unsqueeze.default, p, dim) for p in parts], dim
+    )
+
+
+_SPLITS = (aten.chunk, aten.split, aten.split_with_sizes, aten.tensor_split)
+
+
+def part(node: Node) -> Node | None:
+    """A part of chunk, split or unbind -> slice or select."""
+    if node.target is not operator.getitem:
+        return None
+    whole, index = source(node), node.args[1]
+    packet = getattr(whole.target, "overloadpacket", None)
+    assert isinstance(index, int)
+    if packet is aten.unbind:
+        return _call(node, aten.select.int, source(whole), argument(whole, "dim"), index)
+    if packet not in _SPLITS:
+        return None
+    dim = argument(whole, "dim") % len(shape_of(source(whole)))
+    start = sum(value.shape[dim] for value in whole.meta["val"][:index])
+    stop = start + shape_of(node)[dim]
+    return _call(node, aten.slice.Tensor, source(whole), dim, start, stop)
+
+
+def narrow(node: Node) -> Node | None:
+    """narrow -> slice."""
+    if node.target is not aten.narrow.default:
+        return None
+    dim, start = argument(node, "dim"), argument(node, "start")
+    return _call(
+        node, aten.slice.Tensor, source(node), dim, start, start + argument(node, "length")
+    )
+
+
 def string_padding(node: Node) -> Node | None:
     """conv2d(padding="same" | "valid") -> conv2d with numbers (and a pad if it is uneven)."""
     if node.target is not aten.conv2d.padding:
@@ -157,6 +205,10 @@ _RULES: tuple[Callable[[Node], Node | None], ...] = (
     matrix_product,
     drop_copies,
     free_view,
+    complex_view,
+    stack,
+    part,
+    narrow,
     string_padding,
     group_statistics,
     instance_norm,

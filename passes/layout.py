@@ -2,7 +2,9 @@
 
 A :class:`Layout` splits every dimension of a tensor into named factors: ``y`` and ``x`` of one
 grid, or plain. Reshapes regroup the factors, permutations reorder them. A value whose ``y``
-stands directly before its ``x`` can be packed: both become one axis of active sites.
+stands directly before its ``x`` can be packed: both become one axis of active sites. Text and
+image tokens joined along one axis are a single factor ``joint``. What runs along the axis of
+sites besides the grid (frames before it, text around it) is its :class:`Space`.
 """
 
 from __future__ import annotations
@@ -19,14 +21,50 @@ class Unmatched(Exception):
 
 
 @dataclass(frozen=True)
+class Space:
+    """An axis of sites: ``before`` other entries, ``outer`` times the grid, ``after`` others.
+
+    Packed, the axis keeps the other entries and the active sites of each repetition.
+    """
+
+    grid: Grid
+    outer: int = 1
+    before: int = 0
+    after: int = 0
+
+    @property
+    def sites(self) -> int:
+        """Entries that belong to the grid."""
+        return self.outer * prod(self.grid)
+
+    @property
+    def size(self) -> int:
+        return self.before + self.sites + self.after
+
+    @property
+    def is_grid(self) -> bool:
+        """The sites of the grid and nothing else."""
+        return self.size == prod(self.grid)
+
+
+@dataclass(frozen=True)
 class Axis:
-    """A factor of a dimension; ``name`` is "y", "x" or "" (plain)."""
+    """A factor of a dimension; ``name`` is "y", "x", "joint" (both of a space) or "" (plain)."""
 
     size: int
     name: str = ""
+    space: Space | None = None
 
 
 Dim = tuple[Axis, ...]
+
+
+def joint(space: Space) -> Dim:
+    """A dimension that runs through ``space``; a grid alone keeps its factors."""
+    if space.before or space.after:
+        return (Axis(space.size, "joint", space),)
+    height, width = space.grid
+    return (*plain(space.outer), Axis(height, "y"), Axis(width, "x"))
 
 
 def plain(size: int) -> Dim:
@@ -66,14 +104,28 @@ class Layout:
     def find(self, name: str) -> int | None:
         """The dimension that holds the axis ``name``."""
         for index, dim in enumerate(self.dims):
-            if any(axis.name == name for axis in dim):
+            if any(axis.name in (name, "joint") for axis in dim):
                 return index
         return None
 
     @property
     def grid(self) -> Grid | None:
-        sizes = {axis.name: axis.size for dim in self.dims for axis in dim if axis.name}
-        return (sizes["y"], sizes["x"]) if sizes else None
+        named = {axis.name: axis for dim in self.dims for axis in dim if axis.name}
+        if "joint" in named:
+            space = named["joint"].space
+            assert space is not None
+            return space.grid
+        return (named["y"].size, named["x"].size) if named else None
+
+    @property
+    def space(self) -> Space:
+        """How the axis of sites runs; only for packable layouts."""
+        dim, grid = self.dims[self.site_dim], self.grid
+        assert grid is not None
+        if dim[0].name == "joint":
+            assert dim[0].space is not None
+            return dim[0].space
+        return Space(grid, prod(axis.size for axis in dim if not axis.name))
 
     @property
     def is_image(self) -> bool:
@@ -84,12 +136,12 @@ class Layout:
 
     @property
     def packable(self) -> bool:
-        """``y`` directly before ``x``, and no plain factor shares their dimension."""
+        """``y`` directly before ``x``; plain factors share their dimension only before them."""
         y, x = self.find("y"), self.find("x")
         if y is None or x is None or x not in (y, y + 1):
             return False
         names = [axis.name for dim in self.dims[y : x + 1] for axis in dim]
-        return names == ["y", "x"]
+        return names == ["joint"] or (names[-2:] == ["y", "x"] and not any(names[:-2]))
 
     @property
     def site_dim(self) -> int:
@@ -125,6 +177,12 @@ class Layout:
         if not self.is_plain(dim):
             raise Unmatched(f"changes the spatial dimension {dim}")
         return Layout((*self.dims[:dim], plain(size), *self.dims[dim + 1 :]))
+
+    def along(self, space: Space | None, size: int = 0) -> Layout:
+        """The layout with another space along its axis of sites; None: plain, of ``size``."""
+        at = self.site_dim
+        dim = plain(size) if space is None else joint(space)
+        return Layout((*self.dims[:at], dim, *self.dims[at + 1 :]))
 
     def permute(self, order: Sequence[int]) -> Layout:
         return Layout(tuple(self.dims[dim] for dim in order))
@@ -176,6 +234,6 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
             raise Unmatched("operands disagree about the grid")
         dims.append(spatial.pop() if spatial else plain(size))
     names = [axis.name for dim in dims for axis in dim if axis.name]
-    if len(names) not in (0, 2):
+    if names not in ([], ["joint"]) and sorted(names) != ["x", "y"]:
         raise Unmatched("operands disagree about the grid")
     return Layout(tuple(dims))

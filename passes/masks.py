@@ -84,9 +84,9 @@ class PropagateMasks:
                 node.meta["reason"] = "one of the smallest grids"
                 return ALL
             if isinstance(rule := find_rule(node), PadRule):
-                before = node.all_input_nodes[0].meta["mask"]
-                if isinstance(before, Node):
-                    return plan.grow(before, rule.geometry(node))
+                before, geometry = node.all_input_nodes[0].meta["mask"], rule.geometry(node)
+                if isinstance(before, Node) and geometry is not None:
+                    return plan.grow(before, geometry)
             return plan.call(tables.grid_mask, wide, layout.grid)
 
         return choose

@@ -45,9 +45,7 @@ class Oracle(Interpreter):
         if n.target is ops.group_norm and self._norm == "baseline":
             new = self._normalise(n)
         layout: Layout = n.meta["layout"]
-        if isinstance(new, tuple | list):
-            if n.target is not ops.group_norm:
-                return new  # the parts of a split are blended one by one
+        if n.target is ops.group_norm:
             return (_blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
         return _blend(layout, mask, new, self._baseline[n])
 
@@ -66,12 +64,12 @@ class Oracle(Interpreter):
 
 
 def _blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """``mask`` broadcast along the axes of ``layout`` that hold y and x."""
+    """``new`` at the active positions of the axis of sites, and beside its grid."""
+    space, dim = layout.space, layout.site_dim
+    inside = mask.flatten().repeat(space.outer)
+    active = torch.ones(space.size, dtype=torch.bool, device=mask.device)
+    active[space.before : space.before + space.sites] = inside
     shape = [1] * new.dim()
-    y, x = layout.find("y"), layout.find("x")
-    assert y is not None and x is not None
-    if layout.merged:
-        shape[y] = mask.numel()
-    else:
-        shape[y], shape[x] = mask.shape
-    return torch.where(mask.reshape(shape), new, old)
+    last = dim if layout.merged else dim + 1
+    shape[dim : last + 1] = new.shape[dim : last + 1]
+    return torch.where(active.reshape(shape), new, old)

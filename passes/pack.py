@@ -136,13 +136,20 @@ class Packer:
 
     # -- tables -------------------------------------------------------------------------------
 
-    def sites(self, mask: Any) -> Node | None:
-        """The active sites of a value with this mask, None for all."""
+    def sites(self, mask: Any, layout: Any) -> Node | None:
+        """The active positions of a value with this mask and layout, None for all."""
         if not isinstance(mask, Node):
             return None
         node = self.plan(tables.active_sites, mask)
         node.meta["dynamic"] = True
-        return node
+        space = layout.space
+        if space.is_grid:
+            return node
+        around = (space.grid, space.outer, space.before, space.after)
+        return self._shared("update", tables.space_sites, node, *around)
+
+    def own_sites(self, value: Node) -> Node | None:
+        return self.sites(value.meta["mask"], value.meta["layout"])
 
     def table(
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
@@ -152,7 +159,7 @@ class Packer:
     def taps(
         self, image: Node, geometry: Geometry, out_sites: Node | None
     ) -> tuple[Node, Node | None, Node]:
-        in_sites = self.sites(image.meta["mask"])
+        in_sites = self.own_sites(image)
         both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, self._options.device)
         kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
         x = self.current_at(image, in_sites)
@@ -166,8 +173,7 @@ class Packer:
 
     def current_at(self, value: Node, sites: Node | None) -> Node:
         """The packed current value at ``sites`` (None: all of them, in order)."""
-        mask = value.meta["mask"]
-        own = self.sites(mask)
+        own = self.own_sites(value)
         if own is not None and own is sites:
             return self._current[value]
         key = ("current_at", value, sites)
@@ -178,7 +184,7 @@ class Packer:
 
     def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
         layout = value.meta["layout"]
-        if own is None or sites is None:
+        if own is None or sites is None or not layout.space.is_grid:
             return self._take(value, self.dense(value), sites)
         same = Same(layout.grid)
         x, halo, kernel_map = self.taps(value, same, sites)
@@ -211,7 +217,8 @@ class Packer:
             if _by_rows(layout):
                 full = self.update(ops.from_rows, full, *layout.grid)
             elif not layout.merged:
-                full = self.update(aten.unflatten.int, full, layout.site_dim, list(layout.grid))
+                dim = layout.site_dim
+                full = self.update(aten.unflatten.int, full, dim, layout.shape[dim : dim + 2])
             self._memo[key] = full
         node: Node = self._memo[key]
         return node
@@ -223,7 +230,7 @@ class Packer:
         key = ("baseline_at", value, sites)
         if key not in self._memo:
             rule, layout = find_rule(value), value.meta["layout"]
-            if rule is not None and rule.cheap and _sources_pack(value) and _has_one_source(value):
+            if rule is not None and rule.cheap and _can_recompute(value):
                 self._memo[key] = rule.emit(value, Place(self, sites, True))
             elif _by_rows(layout):
                 self._memo[key] = self.update(ops.take_rows, self._stored(value), sites)
@@ -245,7 +252,7 @@ class Packer:
 
     def _overlaid(self, value: Node, base: Node) -> Node:
         """The remembered form of ``value`` with the active sites replaced."""
-        layout, sites = value.meta["layout"], self.sites(value.meta["mask"])
+        layout, sites = value.meta["layout"], self.own_sites(value)
         if sites is None:
             full = self._merged("update", layout, self._current[value])
             if _by_rows(layout):
@@ -268,7 +275,7 @@ class Packer:
             return self.recorded_statistics(norm)
         key = ("statistics", norm)
         if key not in self._memo:
-            sites = self.sites(x.meta["mask"])
+            sites = self.own_sites(x)
             if sites is None:
                 both = self.update(norm.target, self.dense(x), *norm.args[1:])
                 parts = tuple(self.update(operator.getitem, both, index) for index in (1, 2))
@@ -311,10 +318,10 @@ class Packer:
         if mask is None:
             new = self._static(node)
         elif isinstance(mask, Node) and not _sources_pack(node):
-            new = self._take(node, self._clone(node), self.sites(mask))
+            new = self._take(node, self._clone(node), self.own_sites(node))
         elif isinstance(mask, Node):
             assert rule is not None
-            new = rule.emit(node, Place(self, self.sites(mask), False))
+            new = rule.emit(node, Place(self, self.own_sites(node), False))
         else:
             new = self._whole(node) or self._clone(node)
         for key in ("stack_trace", "nn_module_stack"):
@@ -325,8 +332,6 @@ class Packer:
     def _whole(self, node: Node) -> Node | None:
         rule = find_rule(node)
         if rule is None or not isinstance(node.meta["layout"], Layout):
-            return None
-        if not node.meta["layout"].packable:
             return None
         return rule.emit_all(node, Place(self, None, False))
 
@@ -348,12 +353,12 @@ class Packer:
         stage = "update" if node.meta["edited"] else "static"
         new.meta.update(stage=stage, edited=False, layout=None, mask=None)
         new.meta["input"] = node
-        sites = self.sites(node.meta["mask"])
+        sites = self.own_sites(node)
         return new if sites is None else self._take(node, new, sites)
 
     def _output(self, node: Node) -> Node:
         """A result of the model: active sites over the recorded result."""
-        layout, sites = node.meta["layout"], self.sites(node.meta["mask"])
+        layout, sites = node.meta["layout"], self.own_sites(node)
         if sites is None:
             return self.dense(node)
         self._origin[node] = ("output", node)
@@ -386,6 +391,20 @@ def _sources_pack(node: Node) -> bool:
     """False if some operand has its columns before its rows: then it is only known whole."""
     layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
     return all(layout is None or layout.grid is None or layout.packable for layout in layouts)
+
+
+def _can_recompute(node: Node) -> bool:
+    """At the same positions, from operands that are packed too, and one of them on the grid."""
+    if not (_sources_pack(node) and _has_one_source(node)):
+        return False
+    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
+    around = {_around(x) for x in layouts if x is not None and x.grid is not None}
+    return around == {_around(node.meta["layout"])}
+
+
+def _around(layout: Layout) -> tuple[int, int, int]:
+    space = layout.space
+    return space.outer, space.before, space.after
 
 
 def _has_one_source(node: Node) -> bool:

@@ -46,6 +46,13 @@ class Place:
             return self._packer.baseline_at(value, self.sites)
         return self._packer.current_at(value, self.sites)
 
+    def beside(self, value: Node, node: Node) -> Node:
+        """An operand of ``node`` at the same sites, along the axis that it has itself."""
+        if self.is_baseline:
+            return self.packed(value)
+        sites = self._packer.sites(node.meta["mask"], value.meta["layout"])
+        return self._packer.current_at(value, sites)
+
     def plain(self, value: Any) -> Any:
         """A value without a grid, whole; anything but a node is returned as it is."""
         if not isinstance(value, Node):
@@ -59,7 +66,7 @@ class Place:
     def aligned(self, value: Node, layout: Layout) -> Node:
         """An operand that broadcasts against a value of ``layout``, at the sites of this place."""
         own = value.meta["layout"]
-        if value.meta["edited"] and isinstance(own, Layout) and own.grid == layout.grid:
+        if value.meta["edited"] and isinstance(own, Layout) and own.grid:
             return self.packed(value)
         shape = tuple(value.meta["val"].shape)
         site = layout.site_dim - len(layout.dims)  # counted from the back

@@ -186,8 +186,8 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     )
     if not any(layouts):
         raise GridError(
-            "no input is an image [N, C, H, W]: name the token inputs with "
-            f"grids={{name: (H, W)}}; the inputs are {', '.join(names)}"
+            "no input is an image [N, C, H, W] or video [N, C, T, H, W]: name the token inputs "
+            f"with grids={{name: (H, W)}}; the inputs are {', '.join(names)}"
         )
     return layouts
 
@@ -195,7 +195,7 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
 def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
     is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
     if grid is None:
-        layout = Layout.image(leaf.shape) if is_float and leaf.dim() == 4 else None
+        layout = Layout.image(leaf.shape) if is_float and leaf.dim() in (4, 5) else None
         return layout if layout is not None and layout.grid else None
     if not is_float or leaf.dim() not in (3, 4):
         raise GridError(f"grids names {name!r}, which is not a float tensor [N, L, C]")

@@ -145,7 +145,8 @@ class Reference:
                 continue
             if layout.grid in self._dense_grids:
                 continue
-            before = masks.get(node.args[0]) if node.target is torch.ops.aten.pad.default else None
+            is_pad = node.target is torch.ops.aten.pad.default and layout.is_image
+            before = masks.get(node.args[0]) if is_pad else None
             if before is not None:
                 masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
             else:
@@ -176,14 +177,15 @@ def _dilate(mask: Tensor, pixels: int) -> Tensor:
 
 def _on_axes(node: Node, mask: Tensor) -> Tensor:
     layout: Layout = node.meta["layout"]
-    shape = [1] * len(layout.dims)
-    y, x = layout.find("y"), layout.find("x")
-    assert y is not None and x is not None
-    if y == x:
-        shape[y] = mask.numel()
-    else:
-        shape[y], shape[x] = mask.shape
-    return mask.reshape(shape).expand(layout.shape)
+    space, at = layout.space, layout.site_dim
+    beside = [torch.ones(size, dtype=torch.bool) for size in (space.before, space.after)]
+    line = torch.cat([beside[0], mask.flatten().repeat(space.outer), beside[1]])
+    after = len(layout.dims) - at - (1 if layout.merged else 2)
+    return (
+        line.reshape(-1, *[1] * after)
+        .expand(*layout.shape[:at], -1, *layout.shape[len(layout.dims) - after :])
+        .reshape(layout.shape)
+    )
 
 
 # -- what the tests share -----------------------------------------------------------------------

@@ -17,73 +17,135 @@ aten = torch.ops.aten
 
 @register(aten.scaled_dot_product_attention)
 class Attention(Rule):
-    """``scaled_dot_product_attention(q, k, v)`` on [..., L, d]."""
+    """``scaled_dot_product_attention(q, k, v)`` on [..., L, d]: sites are queries, or a batch."""
 
     def layout(self, node: Node) -> Layout:
         static(node, "attn_mask")
+        if not is_edited(source(node)):
+            raise Unmatched("queries are not on a grid")
+        query = layout_of(source(node))
+        if not query.packable or not query.merged or query.site_dim == len(query.dims) - 1:
+            raise Unmatched("queries are not [..., sites, head]")
+        if self._batched(query):
+            self._check_batch(node, query)
+            return query.replace(-1, shape_of(node)[-1])
         if argument(node, "is_causal"):
             raise Unmatched("causal attention")
         mask: Any = argument(node, "attn_mask")
         if isinstance(mask, Node) and len(shape_of(mask)) >= 2 and shape_of(mask)[-2] != 1:
             raise Unmatched("the attention mask has a row for every query")
-        if not is_edited(source(node)):
-            raise Unmatched("queries are not on a grid")
-        query = layout_of(source(node))
-        if not query.packable or query.site_dim != len(query.dims) - 2 or not query.merged:
-            raise Unmatched("queries are not [..., sites, head]")
         return query.replace(-1, shape_of(node)[-1])
 
+    def _batched(self, query: Layout) -> bool:
+        """Every site attends on its own, over frames say."""
+        return query.site_dim < len(query.dims) - 2
+
+    def _check_batch(self, node: Node, query: Layout) -> None:
+        for name in ("key", "value"):
+            other = argument(node, name)
+            if (
+                is_edited(other)
+                and layout_of(other).dims[query.site_dim] != (query.dims[query.site_dim])
+            ):
+                raise Unmatched("keys lie on other sites than queries")
+        mask: Any = argument(node, "attn_mask")
+        if isinstance(mask, Node):
+            sizes = shape_of(mask)[: -(len(query.dims) - query.site_dim - 1)]
+            if any(size != 1 for size in sizes):
+                raise Unmatched("the attention mask differs by site")
+
     def is_global(self, node: Node) -> bool:
+        if self._batched(layout_of(node)):
+            return False
         return is_edited(node.args[1]) or is_edited(node.args[2])
 
     def emit(self, node: Node, place: Place) -> Node:
         query, key, value, *rest = node.args
         assert isinstance(query, Node)
-        full = (place.dense(key), place.dense(value))
+        if self._batched(layout_of(node)):
+            full = [self._at_sites(place, other, layout_of(query)) for other in (key, value)]
+        else:
+            full = [place.dense(other) for other in (key, value)]
         rest = [place.plain(arg) for arg in rest]
         kwargs = {name: place.plain(arg) for name, arg in node.kwargs.items()}
         return place.call(ops.attention, place.packed(query), *full, *rest, **kwargs)
 
+    def _at_sites(self, place: Place, other: Any, query: Layout) -> Node:
+        return place.aligned(other, query.replace(-2, shape_of(other)[-2]))
+
 
 @register(aten.matmul, aten.bmm, aten.mm)
 class MatMul(Rule):
-    """Products that keep the sites on the rows of the first or the columns of the second factor."""
+    """Products with the sites on the rows of the first factor, the columns of the second, or in
+    the batch of both; a product that sums over the sites has no grid."""
 
     def layout(self, node: Node) -> Layout:
         first, second = source(node), source(node, 1)
         shape = shape_of(node)
         if len(shape) < 2 or min(len(shape_of(first)), len(shape_of(second))) < 2:
             raise Unmatched("a product of vectors")
+        if self._sums_over_sites(node):
+            return Layout.of_plain(shape)
         if is_edited(first) and layout_of(first).grid:
-            return self._rows(layout_of(first), shape)
-        if is_edited(second) and layout_of(second).grid and not is_edited(first):
+            return self._rows(layout_of(first), second, shape)
+        if is_edited(second) and layout_of(second).grid:
             return self._columns(layout_of(second), shape)
         raise Unmatched("no factor lies on a grid")
 
-    def _rows(self, layout: Layout, shape: tuple[int, ...]) -> Layout:
+    def _sums_over_sites(self, node: Node) -> bool:
+        first, second = source(node), source(node, 1)
+        over = [(first, -1), (second, -2)]
+        edited = [(x, dim) for x, dim in over if is_edited(x) and layout_of(x).grid]
+        if not edited:
+            return False
+        return all(
+            not layout_of(x).is_plain(dim) and layout_of(x).packable and layout_of(x).merged
+            for x, dim in edited
+        )
+
+    def _rows(self, layout: Layout, second: Node, shape: tuple[int, ...]) -> Layout:
         if not layout.is_plain(len(layout.dims) - 1):
             raise Unmatched("sums over the sites")
         if len(shape) != len(layout.dims):
             raise Unmatched("broadcasts the factor on the grid")
-        if not layout.packable or not layout.merged or layout.site_dim != len(shape) - 2:
+        if not layout.packable or not layout.merged:
             raise Unmatched("the sites are not the rows of the product")
+        if layout.site_dim < len(shape) - 2 and is_edited(second):
+            other = layout_of(second)
+            if len(other.dims) != len(shape) or (
+                other.dims[layout.site_dim] != layout.dims[layout.site_dim]
+            ):
+                raise Unmatched("the factors lie on different sites")
         return Layout((*layout.dims[:-1], plain(shape[-1])))
 
     def _columns(self, layout: Layout, shape: tuple[int, ...]) -> Layout:
         if not layout.is_plain(len(layout.dims) - 2):
             raise Unmatched("sums over the sites")
-        if len(shape) != len(layout.dims) or not layout.merged:
+        if len(shape) != len(layout.dims) or not layout.merged or not layout.packable:
             raise Unmatched("broadcasts the factor on the grid")
         return Layout((*layout.dims[:-2], plain(shape[-2]), layout.dims[-1]))
 
     def _on_rows(self, node: Node) -> bool:
         return is_edited(source(node)) and layout_of(source(node)).grid is not None
 
+    def _batched(self, node: Node) -> bool:
+        layout = layout_of(node)
+        return layout.grid is not None and layout.site_dim < len(layout.dims) - 2
+
     def is_global(self, node: Node) -> bool:
-        return self._on_rows(node) and is_edited(source(node, 1))
+        if self._batched(node):
+            return False
+        return self._sums_over_sites(node) or (self._on_rows(node) and is_edited(source(node, 1)))
 
     def emit(self, node: Node, place: Place) -> Node:
         first, second = source(node), source(node, 1)
+        if self._batched(node):
+            factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
+            return place.call(products.matmul, *factors)
         if self._on_rows(node):
             return place.call(products.matmul, place.packed(first), place.dense(second))
         return place.call(products.matmul, place.plain(first), place.packed(second))
+
+    def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:
+        rows, columns = shape_of(factor)[-2:]
+        return place.aligned(factor, layout.replace(-2, rows).replace(-1, columns))

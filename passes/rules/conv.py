@@ -30,9 +30,9 @@ aten = torch.ops.aten
 def _folded_pad(x: Node) -> tuple[Node, Pair]:
     """Looks through zero padding: the image behind it and the (top, left) it adds."""
     if x.op == "call_function" and x.target is aten.pad.default:
-        before = PadRule().before(x)
-        if argument(x, "mode") == "constant" and not argument(x, "value"):
-            return source(x), before
+        is_zero = argument(x, "mode") == "constant" and not argument(x, "value")
+        if is_zero and PadRule().geometry(x) is not None:
+            return source(x), PadRule().before(x)
     return x, (0, 0)
 
 

@@ -35,7 +35,7 @@ class ChannelNorm(Rule):
 
 @register(ops.group_norm)
 class GroupNorm(Rule):
-    """Group norm of [N, C, H, W] or [N, C, L]: ``ops.group_norm`` returns (result, mean, rstd)."""
+    """Group norm of [N, C, *]: ``ops.group_norm`` returns (result, mean, rstd)."""
 
     cheap = True
 
@@ -43,8 +43,8 @@ class GroupNorm(Rule):
         if any(is_edited(parameter) for parameter in node.args[1:3]):
             raise Unmatched("its weight or bias depends on the edited input")
         layout = layout_of(source(node))
-        if not layout.packable or layout.site_dim != 2 or not layout.is_plain(1):
-            raise Unmatched("the input is not [N, C, sites]")
+        if not layout.packable or layout.site_dim < 2:
+            raise Unmatched("the input is not [N, C, ..., sites]")
         return layout
 
     def is_global(self, node: Node) -> bool:

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, image_layout, pair, register, shape_of, source
+from .base import Rule, argument, image_layout, layout_of, pair, register, shape_of, source
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ class Resample(Rule):
         self.geometry(node)
         return Layout.image(shape_of(node))
 
-    def geometry(self, node: Node) -> Geometry:
+    def geometry(self, node: Node) -> Geometry | None:
         raise NotImplementedError
 
     def grids(self, node: Node) -> tuple[Pair, Pair]:
@@ -115,7 +115,21 @@ class MaxPool(Pool):
 
 @register(aten.pad)
 class PadRule(Resample):
-    """Spatial padding in any mode; padding of channels is refused."""
+    """Spatial padding in any mode; constant padding of plain axes moves no site."""
+
+    def layout(self, node: Node) -> Layout:
+        if not self._is_beside(node):
+            return super().layout(node)
+        layout = layout_of(source(node))
+        for dim, (old, new) in enumerate(zip(layout.shape, shape_of(node), strict=True)):
+            layout = layout if old == new else layout.replace(dim, new)
+        return layout
+
+    def _is_beside(self, node: Node) -> bool:
+        """Only plain axes are padded."""
+        layout, pads = layout_of(source(node)), argument(node, "pad")
+        padded = [-1 - i // 2 for i, pad in enumerate(pads) if pad]
+        return argument(node, "mode") == "constant" and all(map(layout.is_plain, padded))
 
     def before(self, node: Node) -> Pair:
         """(top, left)."""
@@ -124,15 +138,29 @@ class PadRule(Resample):
             raise Unmatched("pads channels or batch")
         return pads[2] if len(pads) > 2 else 0, pads[0]
 
-    def geometry(self, node: Node) -> Pad:
+    def geometry(self, node: Node) -> Pad | None:
+        if self._is_beside(node):
+            return None
         if argument(node, "mode") == "circular" and min(argument(node, "pad")) < 0:
             raise Unmatched("wraps around what it crops")
         return Pad(*self.grids(node), self.before(node), argument(node, "mode"))
 
     def emit(self, node: Node, place: Place) -> Node:
-        value = argument(node, "value") or 0.0
-        taps = place.taps(source(node), self.geometry(node))
+        value, geometry = argument(node, "value") or 0.0, self.geometry(node)
+        if geometry is None:
+            return self._pad_beside(node, place, value)
+        taps = place.taps(source(node), geometry)
         return place.call(ops.gather_one, *taps, value)
+
+    def _pad_beside(self, node: Node, place: Place, value: float) -> Node:
+        layout, given = layout_of(source(node)), argument(node, "pad")
+        rank = len(layout.packed_shape())
+        pads = [0] * (2 * rank)
+        for i, pad in enumerate(given):
+            at = 2 * (rank - 1 - layout.packed_dim(-1 - i // 2)) + i % 2
+            if pad:
+                pads[at] = pad
+        return place.call(aten.pad.default, place.packed(source(node)), pads, "constant", value)
 
 
 @register(aten.pixel_shuffle)

@@ -9,9 +9,9 @@ import torch
 from sparsify.codegen import ops
 from torch.fx import Node
 
-from ..layout import Layout, Unmatched, plain
+from ..layout import Layout, Space, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, find_rule, is_edited, layout_of, register, shape_of, source
+from .base import Rule, argument, is_edited, layout_of, register, shape_of, source
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ class Reshape(Rule):
         return layout_of(source(node)).reshape(shape_of(node))
 
     def emit(self, node: Node, place: Place) -> Node:
-        x = place.packed(source(node))
+        x = place.beside(source(node), node)
         return place.call(aten.reshape.default, x, layout_of(node).packed_shape())
 
 
@@ -80,98 +80,168 @@ class Expand(Rule):
 
 @register(aten.cat)
 class Concatenate(Rule):
-    """Joins along a plain axis; every edited part lies on one grid."""
+    """Joins along a plain axis, every edited part on one grid; or text with image tokens."""
 
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        parts: Any = node.args[0]
         dim = argument(node, "dim", 0)
+        if (image := self._along_sites(node)) is not None:
+            return self._joint(node, image)
+        parts: Any = node.args[0]
         wanted = {layout_of(part).replace(dim, 1) for part in parts if is_edited(part)}
         if len(wanted) != 1:
             raise Unmatched("joins values of different grids")
         return wanted.pop().replace(dim, shape_of(node)[dim])
 
+    def _along_sites(self, node: Node) -> int | None:
+        """Which part holds the sites, if the parts are joined along their axis."""
+        parts: Any = node.args[0]
+        found = [
+            index
+            for index, part in enumerate(parts)
+            if is_edited(part) and not layout_of(part).is_plain(argument(node, "dim", 0))
+        ]
+        if len(found) > 1:
+            raise Unmatched("joins two grids along one axis")
+        return found[0] if found else None
+
+    def _joint(self, node: Node, index: int) -> Layout:
+        parts: Any = node.args[0]
+        image, dim = layout_of(parts[index]), argument(node, "dim", 0) % len(shape_of(node))
+        if not image.packable or not image.merged:
+            raise Unmatched("joins images along a spatial axis")
+        sizes = [shape_of(part)[dim] for part in parts]
+        space = image.space
+        before, after = sum(sizes[:index]) + space.before, sum(sizes[index + 1 :]) + space.after
+        return image.along(Space(space.grid, space.outer, before, after))
+
     def emit(self, node: Node, place: Place) -> Node:
         parts: Any = node.args[0]
         dim, layout = argument(node, "dim", 0), layout_of(node)
+        if (image := self._along_sites(node)) is not None:
+            pieces = [
+                place.beside(part, node) if index == image else place.plain(part)
+                for index, part in enumerate(parts)
+            ]
+            return place.call(aten.cat.default, pieces, layout.packed_dim(dim))
         packed = [place.aligned(part, layout.replace(dim, shape_of(part)[dim])) for part in parts]
         if layout.is_image and dim % len(layout.dims) == 1:
             return place.call(ops.concat_channels, packed)
         return place.call(aten.cat.default, packed, layout.packed_dim(dim))
 
 
-@register(aten.slice, aten.select, aten.narrow)
+@register(aten.slice)
 class Slice(Rule):
-    """Takes a part of a plain axis."""
+    """A part of a plain axis; or of an axis that joins text and image, all sites or none."""
 
     cheap = True
 
+    def _range(self, node: Node) -> tuple[int, int, int, int]:
+        """dim, start, stop and step, all counted from the front."""
+        dim = argument(node, "dim") % len(shape_of(node))
+        size, step = shape_of(source(node))[dim], argument(node, "step")
+        given = slice(argument(node, "start"), argument(node, "end"), step)
+        start, stop, _ = given.indices(size)
+        return dim, start, stop, step
+
     def layout(self, node: Node) -> Layout:
-        layout, dim = layout_of(source(node)), argument(node, "dim", 0)
-        if not layout.is_plain(dim):
-            if shape_of(node) == shape_of(source(node)):
-                return layout
+        layout, (dim, start, stop, step) = layout_of(source(node)), self._range(node)
+        if layout.is_plain(dim):
+            return layout.replace(dim, shape_of(node)[dim])
+        if shape_of(node) == shape_of(source(node)):
+            return layout
+        if not layout.packable or not layout.merged or step != 1:
             raise Unmatched("takes a part of the grid")
-        if node.target is aten.select.int:
-            dim %= len(layout.dims)
-            return Layout((*layout.dims[:dim], *layout.dims[dim + 1 :]))
-        return layout.replace(dim, shape_of(node)[dim])
+        space = layout.space
+        end = space.before + space.sites
+        if stop <= space.before or start >= end:
+            return layout.along(None, stop - start)
+        if start > space.before or stop < end:
+            raise Unmatched("takes a part of the grid")
+        left = Space(space.grid, space.outer, space.before - start, stop - end)
+        return layout.along(left)
 
     def emit(self, node: Node, place: Place) -> Node:
-        layout, dim = layout_of(source(node)), argument(node, "dim", 0)
-        x = place.packed(source(node))
-        if not layout.is_plain(dim):
-            return x
-        return place.call(node.target, x, layout.packed_dim(dim), *node.args[2:], **node.kwargs)
+        layout, (dim, start, stop, step) = layout_of(source(node)), self._range(node)
+        if layout.is_plain(dim):
+            x, at = place.packed(source(node)), layout.packed_dim(dim)
+            return place.call(aten.slice.Tensor, x, at, start, stop, step)
+        if shape_of(node) == shape_of(source(node)):
+            return place.packed(source(node))
+        return self._cut(node, place)
+
+    def emit_all(self, node: Node, place: Place) -> Node | None:
+        """The text beside the sites is in the packed value: no need to write the others out."""
+        layout = layout_of(source(node))
+        if not isinstance(source(node).meta["mask"], Node) or layout_of(node).grid is not None:
+            return None
+        return None if layout.is_plain(self._range(node)[0]) else self._cut(node, place)
+
+    def _cut(self, node: Node, place: Place) -> Node:
+        """Ends that lie behind the sites are counted from the back: sites are few when packed."""
+        space, (dim, start, stop, _) = layout_of(source(node)).space, self._range(node)
+        last = space.before + space.sites
+        start = start if start <= space.before else start - space.size
+        end: int | None = stop if stop < last else stop - space.size
+        x = place.beside(source(node), source(node))
+        return place.call(aten.slice.Tensor, x, dim, start, end or None)
 
 
-@register(aten.chunk, aten.split, aten.split_with_sizes, aten.unbind)
-class Split(Rule):
-    """Cuts a plain axis; the parts are taken by ``getitem``."""
+@register(aten.select)
+class Select(Rule):
+    """One entry of a plain axis."""
 
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        layout, dim = layout_of(source(node)), argument(node, "dim", 0)
+        layout, dim = layout_of(source(node)), argument(node, "dim") % len(shape_of(source(node)))
         if not layout.is_plain(dim):
-            raise Unmatched("cuts the grid")
-        return layout
-
-    def part(self, node: Node, index: int) -> Layout:
-        layout, dim = self.layout(node), argument(node, "dim", 0) % len(shape_of(source(node)))
-        if node.target is aten.unbind.int:
-            return Layout((*layout.dims[:dim], *layout.dims[dim + 1 :]))
-        return layout.replace(dim, node.meta["val"][index].shape[dim])
+            raise Unmatched("takes a part of the grid")
+        return Layout((*layout.dims[:dim], *layout.dims[dim + 1 :]))
 
     def emit(self, node: Node, place: Place) -> Node:
-        layout, (_, *middle) = layout_of(source(node)), node.args
-        dim = layout.packed_dim(argument(node, "dim", 0))
-        middle = middle[: 0 if node.target is aten.unbind.int else 1]
-        return place.call(node.target, place.packed(source(node)), *middle, dim)
+        dim = layout_of(source(node)).packed_dim(argument(node, "dim"))
+        return place.call(node.target, place.packed(source(node)), dim, argument(node, "index"))
+
+
+@register(ops.as_complex)
+class AsComplex(Rule):
+    """[..., 2] -> complex [...]."""
+
+    cheap = True
+
+    def layout(self, node: Node) -> Layout:
+        layout = layout_of(source(node))
+        if not layout.is_plain(-1):
+            raise Unmatched("the last axis is not plain")
+        return Layout(layout.dims[:-1])
+
+    def emit(self, node: Node, place: Place) -> Node:
+        return place.call(node.target, place.packed(source(node)))
+
+
+@register(aten.view_as_real)
+class AsReal(AsComplex):
+    """Complex [...] -> [..., 2]."""
+
+    def layout(self, node: Node) -> Layout:
+        return Layout((*layout_of(source(node)).dims, plain(2)))
 
 
 @register(operator.getitem)
 class GetItem(Rule):
-    """A part of a split, or the first result of a norm."""
+    """The first result of a norm."""
 
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        whole, index = source(node), node.args[1]
-        assert isinstance(index, int)
-        layout = layout_of(whole)
-        if whole.target is ops.group_norm:
-            if index:
-                raise Unmatched("uses the statistics of a norm")
-            return layout
-        rule = find_rule(whole)
-        if not isinstance(rule, Split):
+        layout = layout_of(source(node))
+        if source(node).target is not ops.group_norm:
             raise Unmatched("an operator with several results")
-        return rule.part(whole, index)
+        if node.args[1] != 0:
+            raise Unmatched("uses the statistics of a norm")
+        return layout
 
     def emit(self, node: Node, place: Place) -> Node:
-        whole = place.packed(source(node))
-        if source(node).target is ops.group_norm:
-            return whole
-        return place.call(operator.getitem, whole, node.args[1])
+        return place.packed(source(node))
