@@ -99,7 +99,7 @@ def autoencoder_kl_fused() -> Example:
 def autoencoder_kl_tiled() -> Example:
     model = AutoencoderKL(**BLOCKS, sample_size=32)
     model.enable_tiling()
-    return _whole(model, size=64)
+    return _whole(model, size=48)  # four tiles
 
 
 @tiny("AsymmetricAutoencoderKL")

@@ -206,8 +206,7 @@ class _Ideogram4(nn.Module):
         return out[0][:, TEXT:]
 
 
-@tiny("Ideogram4Transformer2DModel")
-def ideogram4() -> Example:
+def _ideogram4() -> Ideogram4Transformer2DModel:
     model = Ideogram4Transformer2DModel(
         in_channels=16,
         num_layers=2,
@@ -218,6 +217,11 @@ def ideogram4() -> Example:
         llm_features_dim=24,
         mrope_section=(4, 2, 2),
     )
+    return randomised(model)
+
+
+@tiny("Ideogram4Transformer2DModel")
+def ideogram4() -> Example:
     text_ids = torch.arange(TEXT)[:, None].expand(-1, 3)
     is_text = torch.arange(TEXT + GRID[0] * GRID[1])[None] < TEXT
     inputs = {
@@ -228,6 +232,20 @@ def ideogram4() -> Example:
         "segment_ids": torch.ones_like(is_text, dtype=torch.long),
         "indicator": torch.where(is_text, 3, 2),
     }
-    return Example(
-        _Ideogram4(randomised(model)).eval(), inputs, edit="hidden_states", options=OPTIONS
-    )
+    model = _Ideogram4(_ideogram4()).eval()
+    return Example(model, inputs, edit="hidden_states", options=OPTIONS)
+
+
+@tiny("Ideogram4Transformer2DModel (no prompt)")
+def ideogram4_no_prompt() -> Example:
+    """The pipeline's unconditional pass: a sequence of image tokens only."""
+    segments = torch.ones(1, GRID[0] * GRID[1], dtype=torch.long)
+    inputs = {
+        "hidden_states": _tokens(16),
+        "encoder_hidden_states": torch.zeros(*segments.shape, 24),
+        "timestep": torch.tensor([0.5]),
+        "position_ids": _grid_ids().long()[None] + 65536,
+        "segment_ids": segments,
+        "indicator": 2 * segments,
+    }
+    return Example(_ideogram4(), inputs, edit="hidden_states", options=OPTIONS)

@@ -156,10 +156,7 @@ def hi_dream_image() -> Example:
     return Example(randomised(model), inputs, edit="hidden_states", options=OPTIONS)
 
 
-@tiny("HunyuanImageTransformer2DModel")
-def hunyuan_image() -> Example:
-    """As it is by default, without the second text encoder: its tokens are picked with a boolean
-    mask, so that the length of the sequence depends on their values."""
+def _hunyuan_image(**second: int) -> HunyuanImageTransformer2DModel:
     model = HunyuanImageTransformer2DModel(
         in_channels=8,
         out_channels=8,
@@ -171,14 +168,37 @@ def hunyuan_image() -> Example:
         patch_size=(1, 1),
         text_embed_dim=24,
         rope_axes_dim=(8, 8),
+        **second,
     )
-    inputs = {
+    return randomised(model)
+
+
+def _hunyuan_image_inputs() -> dict[str, Tensor]:
+    return {
         "hidden_states": torch.randn(1, 8, 8, 8),
         "timestep": torch.tensor([500.0]),
         "encoder_hidden_states": torch.randn(1, TEXT, 24),
         "encoder_attention_mask": torch.arange(TEXT)[None] < TEXT - 2,
     }
-    return Example(randomised(model), inputs, edit="hidden_states", options=OPTIONS)
+
+
+@tiny("HunyuanImageTransformer2DModel")
+def hunyuan_image() -> Example:
+    """One text encoder, as it is by default."""
+    inputs = _hunyuan_image_inputs()
+    return Example(_hunyuan_image(), inputs, edit="hidden_states", options=OPTIONS)
+
+
+@tiny("HunyuanImageTransformer2DModel (two text encoders)")
+def hunyuan_image_two() -> Example:
+    """The pipeline's. Boolean masks pick the tokens of both: their number depends on values."""
+    inputs = {
+        **_hunyuan_image_inputs(),
+        "encoder_hidden_states_2": torch.randn(1, 5, 12),
+        "encoder_attention_mask_2": torch.arange(5)[None] < 3,
+    }
+    model = _hunyuan_image(text_embed_2_dim=12)
+    return Example(model, inputs, edit="hidden_states", options=OPTIONS)
 
 
 @tiny("PRXTransformer2DModel")
