@@ -37,6 +37,9 @@ class AnalyzeLayout:
 
     def _interpret(self, node: Node) -> None:
         rule = find_rule(node)
+        if _all_plain(node):
+            node.meta["layout"] = Layout.of_plain(node.meta["val"].shape)
+            return
         if rule is None:
             node.meta["reason"] = "no rule for this operator"
             return
@@ -50,3 +53,10 @@ class AnalyzeLayout:
             node.meta["reason"] = f"the rule expects shape {layout.shape}"
             return
         node.meta["layout"] = layout
+
+
+def _all_plain(node: Node) -> bool:
+    """No operand lies on a grid: whatever the operator, its result does not either."""
+    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if arg.meta["edited"]]
+    known = all(isinstance(layout, Layout) and layout.grid is None for layout in layouts)
+    return known and isinstance(node.meta.get("val"), torch.Tensor)

@@ -28,16 +28,23 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     Raises :class:`CaptureError` for a model in training mode, or one whose Python code depends
     on tensor values; it names the line of the model.
     """
-    training = [name or "the model" for name, part in model.named_modules() if part.training]
-    if training:
-        raise CaptureError(f"{training[0]} is in training mode: call model.eval() first")
+    training = [name or "the model" for name, part in model.named_modules() if _trains(part)]
+    if model.training or training:
+        name = "the model" if model.training else training[0]
+        raise CaptureError(f"{name} is in training mode: call model.eval() first")
     try:
         with torch.no_grad(), warnings.catch_warnings():
+            # Models keep tables (rotary embeddings) from their first call on: made during export
+            # they would be symbols, and the user's model broken.
+            model(*args, **kwargs)
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, from copying specs
             program = torch.export.export(model, args, kwargs, strict=False)
             program = program.run_decompositions({})
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
+    for node in program.graph.nodes:
+        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+            raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
     module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
@@ -47,6 +54,12 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if program.call_spec.in_spec != expected:
         raise CaptureError("the model's inputs were re-ordered by export: pass plain containers")
     return Captured(module, program.call_spec.out_spec)
+
+
+def _trains(part: torch.nn.Module) -> bool:
+    """In training mode, and of a kind that behaves otherwise there."""
+    kinds = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
+    return part.training and isinstance(part, kinds)
 
 
 def _explain(model: torch.nn.Module, error: Exception) -> str:

@@ -59,9 +59,9 @@ class Place:
             return value
         return value if self.is_baseline else self._packer.dense(value)
 
-    def dense(self, value: Any) -> Any:
+    def dense(self, value: Node) -> Node:
         """The current value of every site: the overlay, written out."""
-        return self._packer.dense(value) if isinstance(value, Node) else value
+        return self._packer.dense(value)
 
     def aligned(self, value: Node, layout: Layout) -> Node:
         """An operand that broadcasts against a value of ``layout``, at the sites of this place."""

@@ -37,9 +37,10 @@ class SparsifyConfig:
     attention: Attention = "full"
     """Active queries see the current keys and values of all sites."""
 
-    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """(H, W) of inputs that are tokens [N, H*W, C], by name. Four-dimensional floating-point
-    inputs are taken as images [N, C, H, W] without being named."""
+    grids: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
+    """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes.
+    Other floating-point inputs of four or five dimensions are taken as images [N, C, H, W] or
+    videos [N, C, T, H, W], whose frames share one mask."""
 
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""

@@ -181,7 +181,7 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     if unknown:
         raise GridError(f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}")
     layouts = tuple(
-        _layout(name, leaf, config.grids.get(name))
+        _layout(name, leaf, config.grids[name]) if name in config.grids else _image(leaf)
         for name, leaf in zip(names, leaves, strict=True)
     )
     if not any(layouts):
@@ -192,12 +192,16 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     return layouts
 
 
-def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
+def _image(leaf: Any) -> Layout | None:
     is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    layout = Layout.image(leaf.shape) if is_float and leaf.dim() in (4, 5) else None
+    return layout if layout is not None and layout.grid else None
+
+
+def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
     if grid is None:
-        layout = Layout.image(leaf.shape) if is_float and leaf.dim() in (4, 5) else None
-        return layout if layout is not None and layout.grid else None
-    if not is_float or leaf.dim() not in (3, 4):
+        return None
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.dim() not in (3, 4):
         raise GridError(f"grids names {name!r}, which is not a float tensor [N, L, C]")
     if leaf.dim() == 4:
         if tuple(leaf.shape[-2:]) != tuple(grid):

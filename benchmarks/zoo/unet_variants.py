@@ -165,6 +165,7 @@ def unet_inpainting() -> Example:
 def unet_fused() -> Example:
     example = _condition()
     example.model.fuse_qkv_projections()
+    example.model.eval()  # the fused layers are new, and in training mode
     return example
 
 

@@ -31,9 +31,6 @@ class Attention(Rule):
             return query.replace(-1, shape_of(node)[-1])
         if argument(node, "is_causal"):
             raise Unmatched("causal attention")
-        mask: Any = argument(node, "attn_mask")
-        if isinstance(mask, Node) and len(shape_of(mask)) >= 2 and shape_of(mask)[-2] != 1:
-            raise Unmatched("the attention mask has a row for every query")
         return query.replace(-1, shape_of(node)[-1])
 
     def _batched(self, query: Layout) -> bool:
@@ -60,15 +57,24 @@ class Attention(Rule):
         return is_edited(node.args[1]) or is_edited(node.args[2])
 
     def emit(self, node: Node, place: Place) -> Node:
-        query, key, value, *rest = node.args
-        assert isinstance(query, Node)
+        query, pair, rest = source(node), (source(node, 1), source(node, 2)), list(node.args[3:])
         if self._batched(layout_of(node)):
-            full = [self._at_sites(place, other, layout_of(query)) for other in (key, value)]
+            full = [self._at_sites(place, other, layout_of(query)) for other in pair]
         else:
-            full = [place.dense(other) for other in (key, value)]
-        rest = [place.plain(arg) for arg in rest]
-        kwargs = {name: place.plain(arg) for name, arg in node.kwargs.items()}
+            full = [place.dense(other) for other in pair]
+        if rest:
+            rest[0] = self._mask(node, place)
+        kwargs = dict(node.kwargs)
+        if "attn_mask" in kwargs:
+            kwargs["attn_mask"] = self._mask(node, place)
         return place.call(ops.attention, place.packed(query), *full, *rest, **kwargs)
+
+    def _mask(self, node: Node, place: Place) -> Node | None:
+        """The rows of the mask that belong to the queries, if it has one for each."""
+        mask: Node | None = argument(node, "attn_mask")
+        if mask is None or self._batched(layout_of(node)):
+            return mask and place.dense(mask)
+        return place.aligned(mask, layout_of(node).replace(-1, shape_of(mask)[-1]))
 
     def _at_sites(self, place: Place, other: Any, query: Layout) -> Node:
         return place.aligned(other, query.replace(-2, shape_of(other)[-2]))

@@ -16,6 +16,7 @@ from .base import (
     argument,
     few_rows,
     image_layout,
+    layout_of,
     pair,
     register,
     shape_of,
@@ -72,6 +73,8 @@ class Conv(Rule):
         return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias)
 
     def emit_all(self, node: Node, place: Place) -> Node | None:
+        if layout_of(node).grid is None:
+            return None
         image, _ = self._image(node)
         packed_input = isinstance(image.meta["mask"], Node)
         if not packed_input and (not few_rows(node) or argument(node, "groups") != 1):

@@ -80,16 +80,19 @@ class BilinearRule(Resample):
 
 
 class Pool(Resample):
-    """Shared geometry of pools; ``ceil_mode`` is refused."""
+    """Shared geometry of pools; ``ceil_mode`` is refused where it matters."""
 
     def geometry(self, node: Node) -> Window:
-        if argument(node, "ceil_mode"):
-            raise Unmatched("ceil_mode")
         kernel = pair(argument(node, "kernel_size"))
         stride = pair(argument(node, "stride"), kernel)
         padding = pair(argument(node, "padding"), (0, 0))
         dilation = pair(argument(node, "dilation", [1, 1]))
-        return Window(*self.grids(node), kernel, stride, padding, dilation)
+        window = Window(*self.grids(node), kernel, stride, padding, dilation)
+        for axis, size in enumerate(window.in_grid):
+            reach = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
+            if reach // stride[axis] + 1 != window.out_grid[axis]:
+                raise Unmatched("ceil_mode")
+        return window
 
 
 @register(aten.avg_pool2d)

@@ -1,0 +1,21 @@
+"""What the rewrites share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+
+def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """A node before ``node`` that carries its source line and the value it would have."""
+    graph = node.graph
+    with graph.inserting_before(node):
+        new = graph.call_function(target, args, kwargs)
+    for key in ("stack_trace", "nn_module_stack"):
+        if key in node.meta:
+            new.meta[key] = node.meta[key]
+    values = torch.fx.map_arg((args, kwargs), lambda arg: arg.meta["val"])
+    new.meta["val"] = target(*values[0], **values[1])
+    return new
