@@ -26,12 +26,13 @@ HAS_TORCH := import sys, torch; \
 TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 	MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo test lint types bench test-deep clean
+.PHONY: help demo test lint types bench coverage test-deep clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
 	@echo "make test       lint, types and tests"
 	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
+	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
 	@echo "make clean      remove what was built (the environment $(VENV) stays)"
 
@@ -60,6 +61,10 @@ types: $(READY)
 bench: $(READY)
 	@echo "==> benchmark"
 	@$(TIMED) $(BIN)/python -m benchmarks.speed $(NETWORKS)
+
+coverage: $(READY)
+	@echo "==> coverage"
+	@$(BIN)/python -m benchmarks.coverage
 
 test-deep: $(READY)
 	@echo "==> laws, in depth"

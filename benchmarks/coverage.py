@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -157,23 +158,22 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def examined(names: list[str], task: Any, seconds: int) -> Iterator[dict[str, Any]]:
-    """Rows of ``task``, each made in a process of its own: a crash is a row as well."""
+def apart(task: Callable[[str], dict[str, Any]], name: str, seconds: int) -> dict[str, Any]:
+    """The row of ``task``, made in a process of its own: a crash is a row as well."""
     context = multiprocessing.get_context("fork")  # the imports above take long
-    for name in track(names, description=task.__name__):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=lambda n=name, s=sender: s.send(task(n)))
-        process.start()
-        sender.close()
-        row = {"name": name, "state": "failed", "reason": f"took more than {seconds} s"}
-        if receiver.poll(seconds):
-            try:
-                row = receiver.recv()
-            except EOFError:
-                row["reason"] = "the process died"
-        process.kill()
-        process.join()
-        yield row
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(task(name)))
+    process.start()
+    sender.close()
+    row = {"name": name, "state": "failed", "reason": f"took more than {seconds} s"}
+    if receiver.poll(seconds):
+        try:
+            row = receiver.recv()
+        except EOFError:
+            row["reason"] = "the process died"
+    process.kill()
+    process.join()
+    return row
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -203,7 +203,10 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-STATES = ("right", "wrong", "failed", "refused", "not built", "no example", "no picture")
+STATES = (
+    *("right", "wrong", "failed", "refused"),
+    *("not built", "not run", "no example", "no picture"),
+)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -232,35 +235,49 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="classes; all without")
-    parser.add_argument("--seconds", type=int, default=300, help="at most, for a class")
-    parser.add_argument("--out", type=Path, default=Path("docs"))
-    options = parser.parse_args()
-    zoo.load()
-    names = options.names or sorted({*zoo.classes(), *zoo.TINY})
-    rows = [
-        {"name": n, "state": "no picture", "reason": zoo.NO_PICTURE[n]}
-        for n in names
-        if n in zoo.NO_PICTURE
-    ]
-    rows += [
-        {"name": n, "state": "no example", "reason": "new in diffusers"}
-        for n in names
-        if n not in zoo.NO_PICTURE and n not in zoo.TINY
-    ]
-    rows += examined([n for n in names if n in zoo.TINY], examine, options.seconds)
-    published = [] if options.names else list(examined(sorted(zoo.FULL), examine_full, 600))
+def without_run(name: str) -> dict[str, Any]:
+    """The row of a class before it was examined, or of one that cannot be."""
+    if name in zoo.NO_PICTURE:
+        return {"name": name, "state": "no picture", "reason": zoo.NO_PICTURE[name]}
+    known = name in zoo.TINY
+    state = "not run" if known else "no example"
+    return {"name": name, "state": state, "reason": "" if known else "new in diffusers"}
+
+
+def save(folder: Path, rows: list[dict[str, Any]], published: list[dict[str, Any]]) -> None:
+    """Written after every row, so that a run cut short leaves what it has."""
     result = {
         **environment(),
         "diffusers": diffusers.__version__,
         "classes": sorted(rows, key=lambda row: (STATES.index(row["state"]), row["name"])),
-        "published": published,
+        "published": sorted(published, key=lambda row: row["name"]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "coverage.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "coverage.md").write_text(markdown(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "coverage.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "coverage.md").write_text(markdown(result))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="classes; all without")
+    parser.add_argument("--seconds", type=int, default=300, help="at most, for a class")
+    parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    zoo.load()
+    rows = {n: without_run(n) for n in options.names or {*zoo.classes(), *zoo.TINY}}
+    published: list[dict[str, Any]] = []
+    work = [(examine_full, name) for name in sorted(zoo.FULL) if not options.names]
+    work += [(examine, name) for name, row in sorted(rows.items()) if row["state"] == "not run"]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        futures = {pool.submit(apart, *item, options.seconds): item[0] for item in work}
+        for future in track(as_completed(futures), total=len(futures), description="examining"):
+            row = future.result()
+            if futures[future] is examine:
+                rows[row["name"]] = row
+            else:
+                published.append(row)
+            save(options.out, list(rows.values()), published)
     console.print((options.out / "coverage.md").read_text(), markup=False)
 
 

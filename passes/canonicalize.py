@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import norms, products, views
+from .forms import norms, products, video, views
 
 aten = torch.ops.aten
 
@@ -17,6 +17,7 @@ _CHECKS = (aten._assert_tensor_metadata, aten._assert_async)
 _RULES: tuple[Callable[[Node], Node | None], ...] = (
     products.einsum,
     products.matrix_product,
+    video.conv3d,
     views.drop_copies,
     views.type_as,
     views.constant_fill,

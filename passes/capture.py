@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sparsify.codegen.errors import CaptureError
 from torch.fx import GraphModule
-from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
     for node in program.graph.nodes:
-        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+        if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
             raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
     module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
@@ -54,6 +54,13 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if program.call_spec.in_spec != expected:
         raise CaptureError("the model's inputs were re-ordered by export: pass plain containers")
     return Captured(module, program.call_spec.out_spec)
+
+
+def _depends_on_values(value: Any) -> bool:
+    """A number, or the size of a tensor, that is only known once the model runs."""
+    if isinstance(value, torch.Tensor):
+        return not all(isinstance(size, int) for size in value.shape)
+    return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
 def _trains(part: torch.nn.Module) -> bool:

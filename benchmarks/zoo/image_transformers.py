@@ -24,6 +24,9 @@ from benchmarks.zoo_noise import randomised
 
 from . import Example, full, tiny
 
+LATENTS = {"dilate": 1}
+"""Wider masks would cover all of these small images, and packing would go untested."""
+
 
 @tiny("DiTTransformer2DModel")
 def dit() -> Example:
@@ -50,7 +53,7 @@ def _dit(sample_size: int, **config: Any) -> Example:
         "timestep": torch.tensor([10]),
         "class_labels": torch.tensor([3]),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("PixArtTransformer2DModel")
@@ -91,7 +94,7 @@ def _pixart(words: int, sample_size: int, caption_channels: int, **config: Any) 
         "timestep": torch.tensor([10]),
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("Transformer2DModel")
@@ -109,7 +112,7 @@ def transformer_2d() -> Example:
         "hidden_states": torch.randn(1, 16, 16, 16),
         "encoder_hidden_states": torch.randn(1, 7, 24),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("SanaTransformer2DModel")
@@ -151,7 +154,7 @@ def _sana(
         "encoder_attention_mask": valid,
         "timestep": torch.tensor([10]),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("HunyuanDiT2DModel")
@@ -210,7 +213,7 @@ def _hunyuan_dit(sample_size: int, **config: Any) -> Example:
             "image_meta_size": torch.tensor([[1024.0, 1024.0, 1024.0, 1024.0, 0.0, 0.0]]),
             "style": torch.tensor([0]),
         }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("LuminaNextDiT2DModel")
@@ -234,7 +237,7 @@ def lumina_next() -> Example:
         "image_rotary_emb": get_2d_rotary_pos_embed_lumina(8, 64, 64),
         "cross_attention_kwargs": {},
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("Lumina2Transformer2DModel")
@@ -258,7 +261,7 @@ def lumina2() -> Example:
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "encoder_attention_mask": torch.ones(1, 7, dtype=torch.bool),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("CogView3PlusTransformer2DModel")
@@ -314,7 +317,7 @@ def _cogview(model: nn.Module, side: int, words: int) -> Example:
         "target_size": size,
         "crop_coords": torch.zeros(1, 2),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
 class TokenGrid(nn.Module):
@@ -384,4 +387,4 @@ def _uvit(
         "pooled": torch.randn(1, cond_embed_dim),
         "sizes": torch.tensor([[512.0, 512.0, 0.0, 0.0, 6.0]]),
     }
-    return Example(TokenGrid(randomised(model)).eval(), inputs, edit="numbers")
+    return Example(TokenGrid(randomised(model)).eval(), inputs, edit="numbers", options=LATENTS)

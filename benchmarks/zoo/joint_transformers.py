@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks.zoo_noise import randomised
 
 from . import Example, full, tiny
+from .image_transformers import LATENTS
 
 
 def _positions(axes: int, side: int) -> Tensor:
@@ -39,7 +40,7 @@ def _words(axes: int, words: int) -> Tensor:
 
 
 def _packed(model: nn.Module, side: int, inputs: dict[str, Any]) -> Example:
-    options = {"grids": {"hidden_states": (side, side)}}
+    options = {"grids": {"hidden_states": (side, side)}, "dilate": 0}
     return Example(randomised(model), inputs, edit="hidden_states", options=options)
 
 
@@ -86,7 +87,8 @@ def _sd3(words: int, **config: Any) -> Example:
         "pooled_projections": torch.randn(1, config["pooled_projection_dim"]),
         "timestep": torch.tensor([10]),
     }
-    return Example(randomised(SD3Transformer2DModel(**config)), inputs, edit="hidden_states")
+    model = randomised(SD3Transformer2DModel(**config))
+    return Example(model, inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("FluxTransformer2DModel")
@@ -246,7 +248,8 @@ def _aura_flow(side: int, words: int, **config: Any) -> Example:
         "encoder_hidden_states": torch.randn(1, words, config["joint_attention_dim"]),
         "timestep": torch.tensor([0.3]),
     }
-    return Example(randomised(AuraFlowTransformer2DModel(**config)), inputs, edit="hidden_states")
+    model = randomised(AuraFlowTransformer2DModel(**config))
+    return Example(model, inputs, edit="hidden_states", options=LATENTS)
 
 
 @tiny("QwenImageTransformer2DModel")
@@ -344,7 +347,7 @@ def _z_image(side: int, words: int, **config: Any) -> Example:
     }
     model = ZImageTransformer2DModel(**config)
     model.rope_embedder(torch.zeros(1, 3, dtype=torch.int32))  # makes tables in its first call
-    return Example(OneImage(randomised(model)).eval(), inputs, edit="latents")
+    return Example(OneImage(randomised(model)).eval(), inputs, edit="latents", options=LATENTS)
 
 
 @tiny("OmniGenTransformer2DModel")
@@ -375,4 +378,4 @@ def omnigen() -> Example:
         "attention_mask": mask[None],
         "position_ids": torch.arange(total)[None],
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)

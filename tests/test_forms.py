@@ -1,0 +1,157 @@
+"""Canonical forms compute what the captured graph did, and are forms that pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sparsify.passes.canonicalize import Canonicalize
+from sparsify.passes.capture import capture
+from torch import Tensor, nn
+
+from sparsify import sparsify
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Of(nn.Module):
+    """A function of one image as a model."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def canonical_equals(function: Function, x: Tensor) -> str:
+    """Checks the canonical graph on new values; returns its operators."""
+    module = Canonicalize()(capture(Of(function).eval(), (x,), {}).module)
+    new = torch.randn_like(x)
+    torch.testing.assert_close(module(new)[0], function(new))
+    return " ".join(str(node.target) for node in module.graph.nodes if node.op == "call_function")
+
+
+def patchified(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(n, -1, 4 * c)
+
+
+def unpatchified(tokens: Tensor) -> Tensor:
+    n, length, width = tokens.shape
+    side = int(length**0.5)
+    parts = tokens.reshape(n, side, side, 2, 2, width // 4).permute(0, 5, 1, 3, 2, 4)
+    return parts.reshape(n, width // 4, 2 * side, 2 * side)
+
+
+def written(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, 1:3] = x[:, 1:3].sin()
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "gone"),
+    [
+        (lambda x: x + torch.zeros_like(x) + x.new_ones(1, 4, 1, 1), "_like new_"),
+        (lambda x: x.type_as(x.double()).type_as(x) * 2, "type_as"),
+        (lambda x: x.repeat(1, 2, 1, 1) + x.repeat_interleave(2, 1), "repeat"),
+        (lambda x: x.repeat(2, 1, 1, 1, 1), "repeat"),
+        (lambda x: torch.concat([x, x], 1), "concat"),
+        (lambda x: torch.stack([x, x], 2), "stack"),
+        (lambda x: sum(x.chunk(3, 1)[1:]), "chunk getitem"),
+        (lambda x: sum(t[..., None] for t in x.split([1, 3], 1)[:1]), "split getitem"),
+        (lambda x: x.unbind(1)[2], "unbind getitem"),
+        (lambda x: x.narrow(1, 1, 2), "narrow"),
+        (lambda x: x.permute(0, 2, 3, 1).transpose(1, 2).permute(0, 3, 1, 2), "transpose"),
+        (lambda x: x / x.norm(dim=1, keepdim=True), "vector_norm"),
+        (lambda x: F.normalize(x, dim=1), "vector_norm"),
+        (written, "scatter copy"),
+        (patchified, "split"),
+        (lambda x: unpatchified(patchified(x)), "split"),
+    ],
+)
+def test_forms(function: Function, gone: str) -> None:
+    operators = canonical_equals(function, torch.randn(1, 4, 8, 8))
+    assert not any(word in operators for word in gone.split())
+
+
+def test_patches_lie_on_the_coarse_grid() -> None:
+    mix = torch.randn(12, 12)
+    model = Of(lambda x: unpatchified((patchified(x) @ mix).sin())).eval()
+    sparse = sparsify(model, backend="eager", dense_share=0.0)
+    sparse.graphs(torch.randn(1, 3, 8, 8))
+    states = {node.operator: node.state for node in sparse.report()}
+    assert states["aten.sin"] == "packed"
+    assert not sparse.report().fallbacks
+
+
+@given(
+    kernel=st.tuples(*[st.integers(1, 3)] * 3),
+    stride=st.tuples(*[st.integers(1, 2)] * 3),
+    padding=st.tuples(*[st.integers(0, 2)] * 3),
+    dilation=st.tuples(*[st.integers(1, 2)] * 3),
+    frames=st.integers(1, 4),
+    bias=st.booleans(),
+)
+def test_conv3d(
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int],
+    dilation: tuple[int, int, int],
+    frames: int,
+    bias: bool,
+) -> None:
+    size = (frames, 6, 5)
+    for n, p, d, k in zip(size, padding, dilation, kernel, strict=True):
+        assume(n + 2 * p >= d * (k - 1) + 1)
+    weight, shift = torch.randn(3, 2, *kernel), torch.randn(3) if bias else None
+
+    def convolved(x: Tensor) -> Tensor:
+        return F.conv3d(x, weight, shift, stride, padding, dilation)
+
+    operators = canonical_equals(convolved, torch.randn(2, 2, *size))
+    assert "conv3d" not in operators
+
+
+class Clip(nn.Module):
+    """Two convolutions over frames with attention over time between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv3d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.qkv = nn.Linear(8, 24)
+        self.leave = nn.Conv3d(8, 3, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, video: Tensor) -> Tensor:
+        x = F.silu(self.norm(self.enter(video)))
+        tokens = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # [N*H*W, T, C]
+        y = F.scaled_dot_product_attention(*self.qkv(tokens).chunk(3, -1))
+        n, c, t, h, w = x.shape
+        return self.leave(x + y.reshape(n, h, w, t, c).permute(0, 4, 3, 1, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@torch.no_grad()
+def test_videos_are_packed(batch: int) -> None:
+    """One mask for all frames."""
+    torch.manual_seed(0)
+    model, video = Clip().eval(), torch.randn(batch, 3, 4, 10, 12)
+    mask = torch.zeros(10, 12, dtype=torch.bool)
+    mask[3:5, 4:7] = True
+    edited = torch.where(mask, torch.randn_like(video), video)
+    sparse = sparsify(model, policy="exact", backend="eager")
+    _, baseline = sparse.record(video)
+    got = sparse.update(baseline, edited, mask=mask)
+    torch.testing.assert_close(got, model(edited), rtol=1e-4, atol=1e-5)
+    sparse = sparsify(model, backend="eager", dense_share=0.0)
+    output, baseline = sparse.record(video)
+    unchanged = sparse.update(baseline, video, mask=mask)
+    torch.testing.assert_close(unchanged, output, rtol=1e-5, atol=1e-5)
+    assert sparse.report().share("packed") == 1.0
