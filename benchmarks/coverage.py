@@ -60,6 +60,7 @@ def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
     return {**example.inputs, example.edit: after}
 
 
+@torch.no_grad()
 def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]) -> Any:
     """The outputs of the blended dense run on the recorded graph."""
     graph, masks = baseline.program.graphs.record, baseline.program.plan(plan)[1]

@@ -11,6 +11,6 @@ def randomised(model: nn.Module) -> nn.Module:
     or projection any error would go unseen."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.numel() and parameter.abs().max() == 0:
+            if parameter.numel() and not parameter.is_meta and parameter.abs().max() == 0:
                 parameter.copy_(0.02 * torch.randn_like(parameter))
     return model.eval()

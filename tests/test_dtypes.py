@@ -6,11 +6,9 @@ import copy
 
 import pytest
 import torch
-from sparsify.passes.oracle import Baseline as DenseRun
-from sparsify.passes.oracle import Oracle
 from torch import Tensor, nn
-from torch.fx import Node
 
+from benchmarks.coverage import oracle
 from sparsify import sparsify
 from sparsify.signature import bind
 from tests.small import corner, small_inputs, small_unet
@@ -35,21 +33,12 @@ def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return tuple(value.to(dtype) for value in inputs)
 
 
-def oracle(model: nn.Module, before: Inputs, after: Inputs) -> Tensor:
+def blended(model: nn.Module, before: Inputs, after: Inputs) -> Tensor:
     """The blended dense run in float32."""
     sparse = sparsify(model, backend="eager")
     _, baseline = sparse.record(*before)
-    graph = baseline.program.graphs.record
-    masks = baseline.program.plan(sparse.plan(corner()))[1]
-    by_node = {
-        node: masks[node.meta["mask"].name]
-        for node in graph.graph.nodes
-        if isinstance(node.meta.get("mask"), Node)
-    }
-    dense = DenseRun(graph)
-    dense.run(*bind(model, before, {}).leaves)
-    blended = Oracle(graph, dict(dense.env), by_node, "updated")
-    result: Tensor = blended.run(*bind(model, after, {}).leaves)[0][0]
+    leaves = [bind(model, inputs, {}).leaves for inputs in (before, after)]
+    result: Tensor = oracle(baseline, sparse.plan(corner()), *leaves)[0]
     return result
 
 
@@ -71,7 +60,7 @@ def test_half_precision(dtype: torch.dtype, backend: str) -> None:
     _, baseline = sparse.record(*cast(before, dtype))
     got = sparse.update(baseline, *cast(after, dtype), mask=corner())
     assert got.dtype == dtype
-    assert error(got, oracle(model, before, after)) <= 2 * dense
+    assert error(got, blended(model, before, after)) <= 2 * dense
 
 
 @torch.no_grad()
@@ -109,4 +98,4 @@ def test_autocast() -> None:
     sparse = sparsify(model, backend="eager")
     _, baseline = sparse.record(*before)
     got = sparse.update(baseline, *after, mask=corner())
-    assert error(got, oracle(model.inner, before, after)) <= 2 * dense
+    assert error(got, blended(model.inner, before, after)) <= 2 * dense
