@@ -114,7 +114,7 @@ def examine(name: str) -> dict[str, Any]:
 
 def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
     """The largest error at three mask sizes; for "fixed" also what was packed."""
-    options = {"dense_share": 0.0, **example.options}
+    options = {"dense_share": 0.0, "dilate": 0, **example.options}
     sparse = sparsify(example.model, backend="eager", policy=policy, **options)
     _, baseline = sparse.record(**example.inputs)
     old = bind(example.model, (), example.inputs).leaves
