@@ -335,14 +335,13 @@ class Packer:
             return None
         return rule.emit_all(node, Place(self, None, False))
 
-    def _clone(self, node: Node) -> Node:
+    def _clone(self, node: Node, stage: str = "update") -> Node:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
-        return self.update(node.target, *args, **kwargs)
+        return self._node(stage, node.target, args, kwargs)
 
     def _static(self, node: Node) -> Node:
         """What no edit reaches: recorded too, and computed again only for other conditions."""
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
-        new = self._node("static", node.target, args, kwargs)
+        new = self._clone(node, "static")
         new.meta["recorded"] = node
         return new
 

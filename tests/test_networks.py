@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from benchmarks.coverage import oracle
+from benchmarks.coverage import oracle, relative
 from benchmarks.networks import Network, full, small
 from benchmarks.speed import centred_square
 from sparsify import sparsify
@@ -15,11 +15,6 @@ from sparsify.signature import bind
 
 NAMES = sorted(small())
 SHARES = (0.01, 0.3)
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    """Largest difference over the largest magnitude of the reference."""
-    return float((value - reference).abs().max() / reference.abs().max())
 
 
 def built(network: Network) -> tuple[torch.nn.Module, tuple, dict]:

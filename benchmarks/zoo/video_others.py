@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import (
     Cosmos3OmniTransformer,
@@ -23,19 +25,21 @@ from benchmarks.zoo_noise import randomised
 from . import Example, tiny
 from .video_transformers import FRAMES, HUNYUAN, SIZE, text, video
 
+UNET: dict[str, Any] = {
+    "sample_size": SIZE,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    "norm_num_groups": 8,
+    "cross_attention_dim": 24,
+    "attention_head_dim": 8,
+}
+
 
 @tiny("UNet3DConditionModel")
 def unet_3d() -> Example:
-    model = UNet3DConditionModel(
-        sample_size=SIZE,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        norm_num_groups=8,
-        cross_attention_dim=24,
-        attention_head_dim=8,
-    )
+    model = UNet3DConditionModel(**UNET)
     inputs = {
         "sample": video(4),
         "timestep": torch.tensor([500]),
@@ -68,16 +72,7 @@ def unet_motion() -> Example:
 
 @tiny("I2VGenXLUNet")
 def i2vgen_xl() -> Example:
-    model = I2VGenXLUNet(
-        sample_size=SIZE,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        norm_num_groups=8,
-        cross_attention_dim=24,
-        attention_head_dim=8,
-    )
+    model = I2VGenXLUNet(**UNET)
     inputs = {
         "sample": video(4),
         "timestep": torch.tensor([500]),

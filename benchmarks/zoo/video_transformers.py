@@ -73,47 +73,43 @@ def rotary(head_dim: int) -> tuple[Tensor, Tensor]:
     )
 
 
-@tiny("CogVideoXTransformer3DModel")
-def cogvideox() -> Example:
-    """CogVideoX-5B's way: rotary positions, the prompt before the video in one sequence."""
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=16,
-        text_embed_dim=24,
-        num_layers=2,
-        sample_width=SIZE,
-        sample_height=SIZE,
-        sample_frames=9,
-        max_text_seq_length=6,
-        use_rotary_positional_embeddings=True,
-    )
-    inputs = {
+COGVIDEOX: dict[str, Any] = {
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "time_embed_dim": 16,
+    "text_embed_dim": 24,
+    "num_layers": 2,
+    "sample_width": SIZE,
+    "sample_height": SIZE,
+    "sample_frames": 9,
+    "max_text_seq_length": 6,
+    "use_rotary_positional_embeddings": True,
+}
+
+
+def cogvideox_inputs() -> dict[str, Any]:
+    return {
         "hidden_states": video(4).transpose(1, 2).contiguous(),
         "encoder_hidden_states": text(24),
         "timestep": torch.tensor([500]),
         "image_rotary_emb": rotary(16),
     }
+
+
+@tiny("CogVideoXTransformer3DModel")
+def cogvideox() -> Example:
+    """CogVideoX-5B's way: rotary positions, the prompt before the video in one sequence."""
+    model = CogVideoXTransformer3DModel(num_attention_heads=2, **COGVIDEOX)
+    inputs = cogvideox_inputs()
     return Example(randomised(model), inputs, edit="hidden_states")
 
 
 @tiny("ConsisIDTransformer3DModel")
 def consisid() -> Example:
     model = ConsisIDTransformer3DModel(
+        **COGVIDEOX,
         num_attention_heads=3,
-        attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=16,
-        text_embed_dim=24,
-        num_layers=2,
-        sample_width=SIZE,
-        sample_height=SIZE,
-        sample_frames=9,
-        max_text_seq_length=6,
-        use_rotary_positional_embeddings=True,
         is_train_face=True,
         cross_attn_interval=1,
         cross_attn_dim_head=8,
@@ -130,10 +126,7 @@ def consisid() -> Example:
         LFE_num_scale=5,
     )
     inputs = {
-        "hidden_states": video(4).transpose(1, 2).contiguous(),
-        "encoder_hidden_states": text(24),
-        "timestep": torch.tensor([500]),
-        "image_rotary_emb": rotary(16),
+        **cogvideox_inputs(),
         "id_cond": torch.randn(1, 8),
         "id_vit_hidden": [text(8, 4) for _ in range(5)],
     }
@@ -243,23 +236,26 @@ def ltx() -> Example:
     return Example(randomised(Packed(model)), inputs, edit="hidden_states")
 
 
+LTX2: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "audio_in_channels": 4,
+    "audio_out_channels": 4,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 8,
+    "audio_cross_attention_dim": 16,
+    "num_layers": 2,
+    "caption_channels": 24,
+    "rope_double_precision": False,
+}
+
+
 @tiny("LTX2VideoTransformer3DModel")
 def ltx2() -> Example:
-    model = LTX2VideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        cross_attention_dim=32,
-        audio_in_channels=4,
-        audio_out_channels=4,
-        audio_num_attention_heads=2,
-        audio_attention_head_dim=8,
-        audio_cross_attention_dim=16,
-        num_layers=2,
-        caption_channels=24,
-        rope_double_precision=False,
-    )
+    model = LTX2VideoTransformer3DModel(**LTX2)
     inputs = {
         "hidden_states": video(4),
         "audio_hidden_states": text(4, 9),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.zoo_noise import randomised
 
 from . import Example, tiny
-from .video_transformers import FRAMES, HUNYUAN, SIZE, WAN, text, video, wan_inputs
+from .video_transformers import FRAMES, HUNYUAN, LTX2, SIZE, WAN, text, video, wan_inputs
 
 
 class ChannelsLast(nn.Module):
@@ -72,28 +72,25 @@ class Refiner(nn.Module):
         return out.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
 
 
-@tiny("AnyFlowTransformer3DModel")
-def anyflow() -> Example:
-    model = AnyFlowTransformer3DModel(**WAN)
-    inputs = {
+def anyflow_inputs() -> dict[str, Any]:
+    return {
         "hidden_states": video(4).transpose(1, 2).contiguous(),
         "timestep": torch.full((1, FRAMES), 500.0),
         "r_timestep": torch.full((1, FRAMES), 250.0),
         "encoder_hidden_states": text(16),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+
+
+@tiny("AnyFlowTransformer3DModel")
+def anyflow() -> Example:
+    model = AnyFlowTransformer3DModel(**WAN)
+    return Example(randomised(model), anyflow_inputs(), edit="hidden_states")
 
 
 @tiny("AnyFlowFARTransformer3DModel")
 def anyflow_far() -> Example:
     model = AnyFlowFARTransformer3DModel(**WAN)
-    inputs = {
-        "hidden_states": video(4).transpose(1, 2).contiguous(),
-        "timestep": torch.full((1, FRAMES), 500.0),
-        "r_timestep": torch.full((1, FRAMES), 250.0),
-        "encoder_hidden_states": text(16),
-        "chunk_partition": [1, 2],
-    }
+    inputs = {**anyflow_inputs(), "chunk_partition": [1, 2]}
     return Example(randomised(model), inputs, edit="hidden_states")
 
 
@@ -307,21 +304,7 @@ def sana_wm() -> Example:
 
 @tiny("SanaWMLTX2RefinerTransformer3DModel")
 def sana_wm_refiner() -> Example:
-    model = SanaWMLTX2RefinerTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        cross_attention_dim=32,
-        audio_in_channels=4,
-        audio_out_channels=4,
-        audio_num_attention_heads=2,
-        audio_attention_head_dim=8,
-        audio_cross_attention_dim=16,
-        num_layers=2,
-        caption_channels=24,
-        rope_double_precision=False,
-    )
+    model = SanaWMLTX2RefinerTransformer3DModel(**LTX2)
     angles = model.build_rotary_emb_for_absolute_positions(
         1, list(range(FRAMES)), SIZE, SIZE, torch.device("cpu"), fps=24.0
     )

@@ -9,7 +9,7 @@ import torch
 from sparsify.codegen import ops
 from torch.fx import Node
 
-from ..rules.base import argument, shape_of, source
+from ..rules.base import argument, permutation, shape_of, source
 from .base import call
 
 aten = torch.ops.aten
@@ -121,12 +121,11 @@ def slice_scatter(node: Node) -> Node | None:
     dim = argument(node, "dim") % len(shape_of(node))
     size = shape_of(node)[dim]
     start, stop, _ = slice(argument(node, "start"), argument(node, "end")).indices(size)
-    ends = [(0, start), (stop, size)]
-    kept = [
-        call(node, aten.slice.Tensor, x, dim, low, high) if low < high else None
-        for low, high in ends
-    ]
-    parts = [part for part in (kept[0], new, kept[1]) if part is not None]
+    parts = [new]
+    if start > 0:
+        parts.insert(0, call(node, aten.slice.Tensor, x, dim, 0, start))
+    if stop < size:
+        parts.append(call(node, aten.slice.Tensor, x, dim, stop, size))
     return parts[0] if len(parts) == 1 else call(node, aten.cat.default, parts, dim)
 
 
@@ -170,24 +169,11 @@ def repeat(node: Node) -> Node | None:
 
 def merged_permute(node: Node) -> Node | None:
     """permute of permute -> permute."""
-    orders = [_order(n) for n in (node, node.args[0]) if isinstance(n, Node)]
-    if len(orders) != 2 or orders[0] is None or orders[1] is None:
+    outer = permutation(node)
+    inner = permutation(source(node)) if outer is not None else None
+    if outer is None or inner is None:
         return None
-    order = [orders[1][dim] for dim in orders[0]]
-    return call(node, aten.permute.default, source(source(node)), order)
-
-
-def _order(node: Node) -> list[int] | None:
-    if node.target is aten.permute.default:
-        rank = len(shape_of(node))
-        return [dim % rank for dim in argument(node, "dims")]
-    if node.target is aten.transpose.int:
-        rank = len(shape_of(node))
-        order = list(range(rank))
-        first, second = argument(node, "dim0") % rank, argument(node, "dim1") % rank
-        order[first], order[second] = second, first
-        return order
-    return None
+    return call(node, aten.permute.default, source(source(node)), [inner[dim] for dim in outer])
 
 
 def patches(node: Node) -> Node | None:
@@ -199,9 +185,9 @@ def patches(node: Node) -> Node | None:
         return None
     before, after = shape_of(source(node)), shape_of(node)
     if _is_patched(after, before):
-        return _to_patches(node, before, after)
+        return _to_patches(node, after)
     if _is_patched(before, after):
-        return _from_patches(node, before, after)
+        return _from_patches(node, before)
     return None
 
 
@@ -213,16 +199,16 @@ def _is_patched(patched: tuple[int, ...], image: tuple[int, ...]) -> bool:
     return square and (rows * high, columns * wide) == image[2:]
 
 
-def _to_patches(node: Node, before: tuple[int, ...], after: tuple[int, ...]) -> Node:
-    batch, channels, rows, patch, columns, _ = after
+def _to_patches(node: Node, patched: tuple[int, ...]) -> Node:
+    batch, channels, rows, patch, columns, _ = patched
     coarse = call(node, aten.pixel_unshuffle.default, source(node), patch)
     shape = [batch, channels, patch, patch, rows, columns]
     parts = call(node, aten.reshape.default, coarse, shape)
     return call(node, aten.permute.default, parts, [0, 1, 4, 2, 5, 3])
 
 
-def _from_patches(node: Node, before: tuple[int, ...], after: tuple[int, ...]) -> Node:
-    batch, channels, rows, patch, columns, _ = before
+def _from_patches(node: Node, patched: tuple[int, ...]) -> Node:
+    batch, channels, rows, patch, columns, _ = patched
     parts = call(node, aten.permute.default, source(node), [0, 1, 3, 5, 2, 4])
     shape = [batch, channels * patch * patch, rows, columns]
     coarse = call(node, aten.reshape.default, parts, shape)

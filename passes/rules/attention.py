@@ -15,6 +15,12 @@ from .base import Rule, argument, is_edited, layout_of, register, shape_of, sour
 aten = torch.ops.aten
 
 
+def _batched(layout: Layout) -> bool:
+    """The sites stand before the rows and columns: each has a product of its own, over frames
+    say."""
+    return layout.grid is not None and layout.site_dim < len(layout.dims) - 2
+
+
 @register(aten.scaled_dot_product_attention)
 class Attention(Rule):
     """``scaled_dot_product_attention(q, k, v)`` on [..., L, d]: sites are queries, or a batch."""
@@ -26,16 +32,12 @@ class Attention(Rule):
         query = layout_of(source(node))
         if not query.packable or not query.merged or query.site_dim == len(query.dims) - 1:
             raise Unmatched("queries are not [..., sites, head]")
-        if self._batched(query):
+        if _batched(query):
             self._check_batch(node, query)
             return query.replace(-1, shape_of(node)[-1])
         if argument(node, "is_causal"):
             raise Unmatched("causal attention")
         return query.replace(-1, shape_of(node)[-1])
-
-    def _batched(self, query: Layout) -> bool:
-        """Every site attends on its own, over frames say."""
-        return query.site_dim < len(query.dims) - 2
 
     def _check_batch(self, node: Node, query: Layout) -> None:
         for name in ("key", "value"):
@@ -52,13 +54,13 @@ class Attention(Rule):
                 raise Unmatched("the attention mask differs by site")
 
     def is_global(self, node: Node) -> bool:
-        if self._batched(layout_of(node)):
+        if _batched(layout_of(node)):
             return False
         return is_edited(node.args[1]) or is_edited(node.args[2])
 
     def emit(self, node: Node, place: Place) -> Node:
         query, pair, rest = source(node), (source(node, 1), source(node, 2)), list(node.args[3:])
-        if self._batched(layout_of(node)):
+        if _batched(layout_of(node)):
             full = [self._at_sites(place, other, layout_of(query)) for other in pair]
         else:
             full = [place.dense(other) for other in pair]
@@ -72,7 +74,7 @@ class Attention(Rule):
     def _mask(self, node: Node, place: Place) -> Node | None:
         """The rows of the mask that belong to the queries, if it has one for each."""
         mask: Node | None = argument(node, "attn_mask")
-        if mask is None or self._batched(layout_of(node)):
+        if mask is None or _batched(layout_of(node)):
             return mask and place.dense(mask)
         return place.aligned(mask, layout_of(node).replace(-1, shape_of(mask)[-1]))
 
@@ -116,7 +118,7 @@ class MatMul(Rule):
             raise Unmatched("broadcasts the factor on the grid")
         if not layout.packable or not layout.merged:
             raise Unmatched("the sites are not the rows of the product")
-        if layout.site_dim < len(shape) - 2 and is_edited(second):
+        if _batched(layout) and is_edited(second):
             other = layout_of(second)
             if len(other.dims) != len(shape) or (
                 other.dims[layout.site_dim] != layout.dims[layout.site_dim]
@@ -134,18 +136,14 @@ class MatMul(Rule):
     def _on_rows(self, node: Node) -> bool:
         return is_edited(source(node)) and layout_of(source(node)).grid is not None
 
-    def _batched(self, node: Node) -> bool:
-        layout = layout_of(node)
-        return layout.grid is not None and layout.site_dim < len(layout.dims) - 2
-
     def is_global(self, node: Node) -> bool:
-        if self._batched(node):
+        if _batched(layout_of(node)):
             return False
         return self._sums_over_sites(node) or (self._on_rows(node) and is_edited(source(node, 1)))
 
     def emit(self, node: Node, place: Place) -> Node:
         first, second = source(node), source(node, 1)
-        if self._batched(node):
+        if _batched(layout_of(node)):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
             return place.call(products.matmul, *factors)
         if self._on_rows(node):

@@ -14,6 +14,8 @@ from ..layout import Layout, Unmatched
 if TYPE_CHECKING:
     from ..place import Place
 
+aten = torch.ops.aten
+
 R = TypeVar("R", bound="Rule")
 
 
@@ -116,6 +118,19 @@ def few_rows(node: Node) -> bool:
     if grid is None or grid[0] * grid[1] > _SMALL_GRID or source(node, 1).op != "get_attr":
         return False
     return bool(value.device.type == "cpu" and value.dtype == torch.float32)
+
+
+def permutation(node: Node) -> list[int] | None:
+    """The order of axes that a permute or transpose asks for; None for other operators."""
+    if node.target is aten.permute.default:
+        return [dim % len(shape_of(node)) for dim in argument(node, "dims")]
+    if node.target not in (aten.transpose.int, aten.t.default):
+        return None
+    rank = len(shape_of(node))
+    first, second = argument(node, "dim0", 0) % rank, argument(node, "dim1", 1) % rank
+    order = list(range(rank))
+    order[first], order[second] = order[second], order[first]
+    return order
 
 
 def is_edited(arg: object) -> bool:

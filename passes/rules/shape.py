@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Space, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, is_edited, layout_of, register, shape_of, source
+from .base import Rule, argument, is_edited, layout_of, permutation, register, shape_of, source
 
 aten = torch.ops.aten
 
@@ -42,12 +42,8 @@ class Permute(Rule):
     cheap = True
 
     def _order(self, node: Node) -> list[int]:
-        rank = len(shape_of(source(node)))
-        if node.target is aten.permute.default:
-            return [dim % rank for dim in argument(node, "dims")]
-        first, second = argument(node, "dim0", 0) % rank, argument(node, "dim1", 1) % rank
-        order = list(range(rank))
-        order[first], order[second] = order[second], order[first]
+        order = permutation(node)
+        assert order is not None
         return order
 
     def layout(self, node: Node) -> Layout:
