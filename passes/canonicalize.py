@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import norms, products, video, views
+from .forms import norms, patches, products, video, views
 
 aten = torch.ops.aten
 
@@ -21,17 +21,22 @@ _RULES: tuple[Callable[[Node], Node | None], ...] = (
     views.drop_copies,
     views.type_as,
     views.constant_fill,
+    views.part,
+    views.narrow,
+    views.pad_sequence,
+    views.stack,
+    views.concat,
+    views.whole_slice,
+    views.repeat,
     views.slice_scatter,
     views.copy,
     views.free_view,
-    views.patches,
+    views.merged_reshape,
+    patches.patches,
+    patches.unit_axes,
     views.merged_permute,
+    views.merged_reshape,
     views.complex_view,
-    views.stack,
-    views.concat,
-    views.repeat,
-    views.part,
-    views.narrow,
     norms.string_padding,
     norms.group_statistics,
     norms.instance_norm,

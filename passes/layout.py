@@ -84,7 +84,7 @@ class Layout:
 
     @staticmethod
     def image(shape: Sequence[int]) -> Layout:
-        """[N, C, H, W] or [C, H, W]; a grid of one row or column is not worth packing."""
+        """[..., H, W]; a grid of one row or column is not worth packing."""
         *rest, height, width = shape
         if height < 2 or width < 2:
             return Layout.of_plain(shape)
@@ -93,9 +93,9 @@ class Layout:
 
     @staticmethod
     def tokens(shape: Sequence[int], grid: Grid) -> Layout:
-        """[N, L, C] with L = H*W."""
+        """[N, L, ...] with L = H*W."""
         token_dim = (Axis(grid[0], "y"), Axis(grid[1], "x"))
-        return Layout((*map(plain, shape[:-2]), token_dim, plain(shape[-1])))
+        return Layout((plain(shape[0]), token_dim, *map(plain, shape[2:])))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ class PropagateMasks:
         chosen: set[Grid] = set()
         for grid in sorted(work, key=lambda g: g[0] * g[1]):
             budget -= work[grid]
-            if budget < 0 or grid[0] * grid[1] >= self.grid[0] * self.grid[1]:
+            if budget <= 0 or grid[0] * grid[1] >= self.grid[0] * self.grid[1]:
                 break
             chosen.add(grid)
         return chosen

@@ -201,12 +201,12 @@ def _image(leaf: Any) -> Layout | None:
 def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
     if grid is None:
         return None
-    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.dim() not in (3, 4):
-        raise GridError(f"grids names {name!r}, which is not a float tensor [N, L, C]")
-    if leaf.dim() == 4:
-        if tuple(leaf.shape[-2:]) != tuple(grid):
-            raise GridError(f"{name} is {list(leaf.shape)} and not on the grid {tuple(grid)}")
+    if not isinstance(leaf, Tensor) or leaf.dtype == torch.bool or leaf.dim() < 2:
+        raise GridError(f"grids names {name!r}, which is not a tensor of numbers [N, L, C]")
+    if leaf.dim() > 2 and tuple(leaf.shape[-2:]) == tuple(grid):
         return Layout.image(leaf.shape)
+    if leaf.dim() > 3:
+        raise GridError(f"{name} is {list(leaf.shape)} and not on the grid {tuple(grid)}")
     if grid[0] * grid[1] != leaf.shape[1]:
         raise GridError(
             f"{name} has {leaf.shape[1]} tokens but the grid {tuple(grid)} has {grid[0] * grid[1]}"

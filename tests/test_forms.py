@@ -55,6 +55,31 @@ def written(x: Tensor) -> Tensor:
     return y
 
 
+def rotated_in_place(x: Tensor) -> Tensor:
+    """As Wan turns its queries."""
+    y = torch.empty_like(x)
+    y[..., 0::2] = x[..., 0::2].cos() - x[..., 1::2]
+    y[..., 1::2] = x[..., 0::2] + x[..., 1::2].sin()
+    return y
+
+
+def frames_patchified(x: Tensor) -> Tensor:
+    """[1, C, H, W], its channels as frames, -> [tokens, values], as Z-Image does."""
+    c, h, w = x.shape[1:]
+    parts = x[0].view(1, c, 1, h // 2, 2, w // 2, 2).permute(1, 3, 5, 2, 4, 6, 0)
+    return parts.reshape(c * h * w // 4, 4)
+
+
+def channels_last_patchified(x: Tensor) -> Tensor:
+    """As Kandinsky 5 does, and back."""
+    y = x.permute(0, 2, 3, 1)
+    n, h, w, c = y.shape
+    y = y.view(n, 1, h // 2, 2, w // 2, 2, c).permute(0, 1, 2, 4, 3, 5, 6)
+    y = y.reshape(n, 1, h // 2, w // 2, 4 * c).sin()
+    y = y.view(n, h // 2, w // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5)
+    return y.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("function", "gone"),
     [
@@ -74,6 +99,9 @@ def written(x: Tensor) -> Tensor:
         (written, "scatter copy"),
         (patchified, "split"),
         (lambda x: unpatchified(patchified(x)), "split"),
+        (rotated_in_place, "scatter copy empty"),
+        (frames_patchified, "split view"),
+        (channels_last_patchified, "split view"),
     ],
 )
 def test_forms(function: Function, gone: str) -> None:
@@ -81,9 +109,16 @@ def test_forms(function: Function, gone: str) -> None:
     assert not any(word in operators for word in gone.split())
 
 
-def test_patches_lie_on_the_coarse_grid() -> None:
-    mix = torch.randn(12, 12)
-    model = Of(lambda x: unpatchified((patchified(x) @ mix).sin())).eval()
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: unpatchified((patchified(x) @ torch.ones(12, 12)).sin()),
+        lambda x: frames_patchified(x).sin(),
+        channels_last_patchified,
+    ],
+)
+def test_patches_lie_on_the_coarse_grid(function: Function) -> None:
+    model = Of(function).eval()
     sparse = sparsify(model, backend="eager", dense_share=0.0)
     sparse.graphs(torch.randn(1, 3, 8, 8))
     states = {node.operator: node.state for node in sparse.report()}

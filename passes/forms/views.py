@@ -29,11 +29,29 @@ def drop_copies(node: Node) -> Node | None:
     return None
 
 
+_VIEWS = (
+    *(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze),
+    *(aten.flatten, aten.unflatten, aten.view_as, aten.reshape_as),
+)
+
+
 def free_view(node: Node) -> Node | None:
-    """view -> reshape: strides are not the captured ones once copies are gone."""
-    if node.target not in (aten.view.default, aten._unsafe_view.default):
+    """view and its kin -> reshape: strides are not the captured ones once copies are gone."""
+    if getattr(node.target, "overloadpacket", None) not in _VIEWS:
         return None
     return call(node, aten.reshape.default, source(node), list(shape_of(node)))
+
+
+def merged_reshape(node: Node) -> Node | None:
+    """reshape of reshape -> reshape; to the same shape -> nothing."""
+    if node.target is not aten.reshape.default:
+        return None
+    x, shape = source(node), shape_of(node)
+    while x.target is aten.reshape.default:
+        x = source(x)
+    if shape_of(x) == shape:
+        return x
+    return None if x is source(node) else call(node, aten.reshape.default, x, list(shape))
 
 
 def complex_view(node: Node) -> Node | None:
@@ -99,6 +117,8 @@ _FILLS = {
     aten.ones_like: 1,
     aten.new_full: None,
     aten.full_like: None,
+    aten.empty_like: 0,
+    aten.new_empty: 0,
 }
 
 
@@ -114,14 +134,26 @@ def constant_fill(node: Node) -> Node | None:
 
 
 def slice_scatter(node: Node) -> Node | None:
-    """slice_scatter of a contiguous range -> cat of what stays and what is new."""
-    if node.target is not aten.slice_scatter.default or argument(node, "step") != 1:
+    """slice_scatter -> cat of what stays and what is new; with steps, entry by entry of a step."""
+    if node.target is not aten.slice_scatter.default:
         return None
-    x, new = source(node), source(node, 1)
-    dim = argument(node, "dim") % len(shape_of(node))
-    size = shape_of(node)[dim]
-    start, stop, _ = slice(argument(node, "start"), argument(node, "end")).indices(size)
-    parts = [new]
+    x, new, step = source(node), source(node, 1), argument(node, "step")
+    dim, shape = argument(node, "dim") % len(shape_of(node)), list(shape_of(node))
+    start, stop, _ = slice(argument(node, "start"), argument(node, "end")).indices(shape[dim])
+    if step == 1:
+        return _replaced(node, x, new, dim, start, stop)
+    if start >= step or shape_of(new)[dim] * step != shape[dim]:
+        return None
+    steps = [*shape[:dim], shape[dim] // step, step, *shape[dim + 1 :]]
+    x = call(node, aten.reshape.default, x, steps)
+    new = call(node, aten.unsqueeze.default, new, dim + 1)
+    joined = _replaced(node, x, new, dim + 1, start, start + 1)
+    return call(node, aten.reshape.default, joined, shape)
+
+
+def _replaced(node: Node, x: Node, new: Node, dim: int, start: int, stop: int) -> Node:
+    """``x`` with its entries from ``start`` to ``stop`` replaced by ``new``."""
+    size, parts = shape_of(x)[dim], [new]
     if start > 0:
         parts.insert(0, call(node, aten.slice.Tensor, x, dim, 0, start))
     if stop < size:
@@ -139,10 +171,42 @@ def copy(node: Node) -> Node | None:
 
 
 def concat(node: Node) -> Node | None:
-    """Aliases of cat -> cat."""
-    if node.target not in (aten.concat.default, aten.concatenate.default):
+    """Aliases of cat -> cat; of a single tensor -> nothing."""
+    if getattr(node.target, "overloadpacket", None) not in (
+        aten.concat,
+        aten.concatenate,
+        aten.cat,
+    ):
         return None
-    return call(node, aten.cat.default, node.args[0], argument(node, "dim"))
+    parts: Any = node.args[0]
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    if node.target is aten.cat.default:
+        return None
+    return call(node, aten.cat.default, parts, argument(node, "dim"))
+
+
+def whole_slice(node: Node) -> Node | None:
+    """slice of everything -> nothing."""
+    is_slice = node.target is aten.slice.Tensor
+    return source(node) if is_slice and shape_of(node) == shape_of(source(node)) else None
+
+
+def pad_sequence(node: Node) -> Node | None:
+    """pad_sequence -> stack of padded parts."""
+    if node.target is not aten.pad_sequence.default:
+        return None
+    if argument(node, "padding_side") != "right":
+        return None
+    parts: Any = node.args[0]
+    first = argument(node, "batch_first")
+    longest, value = shape_of(node)[1 if first else 0], argument(node, "padding_value")
+    padded = []
+    for x in parts:
+        missing = longest - shape_of(x)[0]
+        pads = [0, 0] * (len(shape_of(x)) - 1) + [0, missing]
+        padded.append(call(node, aten.pad.default, x, pads, "constant", value) if missing else x)
+    return call(node, aten.stack.default, padded, 0 if first else 1)
 
 
 def repeat(node: Node) -> Node | None:
@@ -168,48 +232,13 @@ def repeat(node: Node) -> Node | None:
 
 
 def merged_permute(node: Node) -> Node | None:
-    """permute of permute -> permute."""
-    outer = permutation(node)
-    inner = permutation(source(node)) if outer is not None else None
-    if outer is None or inner is None:
+    """permute of permute -> permute; one that moves nothing -> nothing."""
+    order = permutation(node)
+    if order is None:
         return None
-    return call(node, aten.permute.default, source(source(node)), [inner[dim] for dim in outer])
-
-
-def patches(node: Node) -> Node | None:
-    """Reshape [N, C, H, W] -> [N, C, h, p, w, p] -> pixel unshuffle, and the way back.
-
-    So the patches of a transformer lie on the coarse grid, and its picture on the fine one.
-    """
-    if node.target is not aten.reshape.default:
-        return None
-    before, after = shape_of(source(node)), shape_of(node)
-    if _is_patched(after, before):
-        return _to_patches(node, after)
-    if _is_patched(before, after):
-        return _from_patches(node, before)
-    return None
-
-
-def _is_patched(patched: tuple[int, ...], image: tuple[int, ...]) -> bool:
-    if len(patched) != 6 or len(image) != 4 or patched[:2] != image[:2]:
-        return False
-    _, _, rows, high, columns, wide = patched
-    square = high == wide and high > 1 and min(rows, columns) > 1
-    return square and (rows * high, columns * wide) == image[2:]
-
-
-def _to_patches(node: Node, patched: tuple[int, ...]) -> Node:
-    batch, channels, rows, patch, columns, _ = patched
-    coarse = call(node, aten.pixel_unshuffle.default, source(node), patch)
-    shape = [batch, channels, patch, patch, rows, columns]
-    parts = call(node, aten.reshape.default, coarse, shape)
-    return call(node, aten.permute.default, parts, [0, 1, 4, 2, 5, 3])
-
-
-def _from_patches(node: Node, patched: tuple[int, ...]) -> Node:
-    batch, channels, rows, patch, columns, _ = patched
-    parts = call(node, aten.permute.default, source(node), [0, 1, 3, 5, 2, 4])
-    shape = [batch, channels * patch * patch, rows, columns]
-    coarse = call(node, aten.reshape.default, parts, shape)
-    return call(node, aten.pixel_shuffle.default, coarse, patch)
+    x, merged = source(node), False
+    while (inner := permutation(x)) is not None:
+        x, order, merged = source(x), [inner[dim] for dim in order], True
+    if order == sorted(order):
+        return x
+    return call(node, aten.permute.default, x, order) if merged else None

@@ -1,6 +1,6 @@
 """Packing rules, one family of operators a file; importing them fills the registry."""
 
-from . import attention, conv, linear, norm, pointwise, resample, shape
+from . import attention, conv, linear, lookup, norm, pointwise, resample, shape
 from .base import Rule, find_rule, register
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "conv",
     "find_rule",
     "linear",
+    "lookup",
     "norm",
     "pointwise",
     "register",

@@ -122,6 +122,8 @@ def few_rows(node: Node) -> bool:
 
 def permutation(node: Node) -> list[int] | None:
     """The order of axes that a permute or transpose asks for; None for other operators."""
+    if node.op != "call_function":
+        return None
     if node.target is aten.permute.default:
         return [dim % len(shape_of(node)) for dim in argument(node, "dims")]
     if node.target not in (aten.transpose.int, aten.t.default):

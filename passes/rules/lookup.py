@@ -1,0 +1,55 @@
+"""Code books: embeddings of numbers, distances to the entries, the nearest one."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from ..layout import Layout, Unmatched, plain
+from ..place import Place
+from .base import Rule, argument, layout_of, register, source, static
+from .pointwise import Reduce
+
+aten = torch.ops.aten
+
+
+@register(aten.embedding)
+class Embedding(Rule):
+    """``embedding(weight, numbers)``: numbers [...] -> [..., C]."""
+
+    cheap = True
+
+    def layout(self, node: Node) -> Layout:
+        static(node, "weight")
+        width = node.meta["val"].shape[-1]
+        return Layout((*layout_of(source(node, 1)).dims, plain(width)))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        weight, numbers = place.plain(source(node)), place.packed(source(node, 1))
+        return place.call(aten.embedding.default, weight, numbers)
+
+
+@register(aten.cdist)
+class Distances(Rule):
+    """``cdist(x, codes)``: rows x [..., L, C] on sites, codes [..., K, C] -> [..., L, K]."""
+
+    def layout(self, node: Node) -> Layout:
+        static(node, "x2")
+        layout = layout_of(source(node))
+        if not layout.packable or not layout.merged or layout.site_dim != len(layout.dims) - 2:
+            raise Unmatched("the sites are not the rows")
+        return layout.replace(-1, node.meta["val"].shape[-1])
+
+    def emit(self, node: Node, place: Place) -> Node:
+        rows, codes = place.packed(source(node)), place.plain(source(node, 1))
+        return place.call(node.target, rows, codes, *node.args[2:], **node.kwargs)
+
+
+@register(aten.argmin, aten.argmax)
+class Nearest(Reduce):
+    """The index of the least or greatest along a plain axis."""
+
+    def emit(self, node: Node, place: Place) -> Node:
+        dim = layout_of(source(node)).packed_dim(argument(node, "dim"))
+        keepdim = argument(node, "keepdim", False)
+        return place.call(node.target, place.packed(source(node)), dim, keepdim)
