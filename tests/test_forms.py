@@ -154,6 +154,40 @@ def test_conv3d(
     assert "conv3d" not in operators
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.pad(x, (1, 1, 1, 1, 2, 0)),
+        lambda x: F.pad(x, (1, 2, 0, 1, 2, 1), mode="replicate"),
+        lambda x: F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect"),
+        lambda x: F.pad(x, (1, 1, 1, 1, 1, 3), mode="circular"),
+        lambda x: F.pad(x, (0, 0, 0, 0, 2, 0)),
+        lambda x: F.pad(x, (1, 1), value=3.0),
+        lambda x: F.interpolate(x, scale_factor=2),
+        lambda x: F.interpolate(x, scale_factor=(1, 2, 2)),
+        lambda x: F.interpolate(x, size=(8, 6, 12), mode="nearest-exact"),
+        lambda x: F.interpolate(x[:, :, 0], scale_factor=2, mode="nearest-exact"),
+        lambda x: F.avg_pool3d(x, (3, 2, 2), (1, 2, 2), (0, 1, 1)),
+        lambda x: F.avg_pool3d(x, (2, 1, 1)),
+        lambda x: F.max_pool3d(x, (2, 3, 3), 1, (0, 1, 1), (1, 1, 2)),
+        lambda x: F.conv3d(x, torch.ones(6, 1, 2, 3, 3), groups=3),
+        lambda x: F.conv1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), torch.ones(2, 3, 3)).sin(),
+        lambda x: F.avg_pool1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), 2).sin(),
+    ],
+)
+def test_frames(function: Function) -> None:
+    """Every operator on frames has a form that packs."""
+    video = torch.randn(2, 3, 4, 6, 6)
+    canonical_equals(function, video)
+    sparse = sparsify(Of(function).eval(), backend="eager", dense_share=0.0, policy="exact")
+    _, baseline = sparse.record(video)
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[1, 2:4] = True
+    edited = torch.where(mask, torch.randn_like(video), video)
+    torch.testing.assert_close(sparse.update(baseline, edited, mask=mask), function(edited))
+    assert not sparse.report().fallbacks
+
+
 class Clip(nn.Module):
     """Two convolutions over frames with attention over time between."""
 

@@ -151,6 +151,16 @@ def slice_scatter(node: Node) -> Node | None:
     return call(node, aten.reshape.default, joined, shape)
 
 
+def select_scatter(node: Node) -> Node | None:
+    """select_scatter -> cat of what stays and what is new."""
+    if node.target is not aten.select_scatter.default:
+        return None
+    dim = argument(node, "dim") % len(shape_of(node))
+    index = argument(node, "index") % shape_of(node)[dim]
+    new = call(node, aten.unsqueeze.default, source(node, 1), dim)
+    return _replaced(node, source(node), new, dim, index, index + 1)
+
+
 def _replaced(node: Node, x: Node, new: Node, dim: int, start: int, stop: int) -> Node:
     """``x`` with its entries from ``start`` to ``stop`` replaced by ``new``."""
     size, parts = shape_of(x)[dim], [new]

@@ -1,6 +1,6 @@
 """Packing rules, one family of operators a file; importing them fills the registry."""
 
-from . import attention, conv, linear, lookup, norm, pointwise, resample, shape
+from . import attention, conv, linear, lookup, norm, pointwise, resample, series, shape
 from .base import Rule, find_rule, register
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "pointwise",
     "register",
     "resample",
+    "series",
     "shape",
 ]
