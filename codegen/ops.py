@@ -111,11 +111,25 @@ def gather_unshuffle(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tens
     return gather(x, halo, kernel_map).transpose(2, 3).flatten(2).transpose(1, 2)
 
 
+def unshuffle(image: Tensor, high: int, wide: int) -> Tensor:
+    """[N, C, high*H, wide*W] -> [N, C*high*wide, H, W]; ``pixel_unshuffle`` of any block."""
+    parts = image.unflatten(3, (-1, wide)).unflatten(2, (-1, high))
+    coarse: Tensor = parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    return coarse
+
+
+def shuffle(image: Tensor, high: int, wide: int) -> Tensor:
+    """[N, C*high*wide, H, W] -> [N, C, high*H, wide*W]; ``pixel_shuffle`` of any block."""
+    parts = image.unflatten(1, (-1, high, wide)).permute(0, 1, 4, 2, 5, 3)
+    fine: Tensor = parts.flatten(4, 5).flatten(2, 3)
+    return fine
+
+
 def gather_shuffle(
-    x: Tensor, halo: Tensor | None, kernel_map: Tensor, phase: Tensor, factor: int
+    x: Tensor, halo: Tensor | None, kernel_map: Tensor, phase: Tensor, phases: int
 ) -> Tensor:
     """Pixel shuffle: site ``s`` takes sub-pixel ``phase[s]`` of each group of channels."""
-    rows = gather(x, halo, kernel_map)[:, :, 0].unflatten(2, (-1, factor * factor))
+    rows = gather(x, halo, kernel_map)[:, :, 0].unflatten(2, (-1, phases))
     index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
     chosen: Tensor = rows.gather(3, index)
     return chosen[..., 0].transpose(1, 2)

@@ -126,10 +126,10 @@ def pool_divisor(
 
 
 def shuffle_phase(
-    geometry: Nearest, out_sites: Tensor | None, device: torch.device, factor: int
+    geometry: Nearest, out_sites: Tensor | None, device: torch.device, block: Pair
 ) -> Tensor:
-    """Sub-pixel int64 [S_out] of each output site of a pixel shuffle."""
+    """Sub-pixel int64 [S_out] of each output site of a pixel shuffle of ``block`` pixels."""
     sites = _sites(geometry, out_sites, device)
     width = geometry.out_grid[1]
     y, x = sites.div(width, rounding_mode="floor"), sites.remainder(width)
-    return y.remainder(factor) * factor + x.remainder(factor)
+    return y.remainder(block[0]) * block[1] + x.remainder(block[1])

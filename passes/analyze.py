@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from sparsify.codegen.errors import CaptureError
 from torch.fx import GraphModule, Node
 
 from .layout import Layout, Unmatched
 from .rules import find_rule
+from .rules.base import argument
 
 
 @dataclass(frozen=True)
@@ -27,32 +29,51 @@ class AnalyzeLayout:
         for node, layout in zip(placeholders, self.inputs, strict=True):
             node.meta.update(edited=layout is not None, layout=layout)
         for node in module.graph.nodes:
-            if node.op in ("placeholder", "output"):
-                continue
-            node.meta["edited"] = any(arg.meta["edited"] for arg in node.all_input_nodes)
-            node.meta["layout"] = None
-            if node.meta["edited"]:
-                self._interpret(node)
+            if node.op not in ("placeholder", "output"):
+                interpret(node)
         return module
 
-    def _interpret(self, node: Node) -> None:
-        rule = find_rule(node)
-        if _all_plain(node):
-            node.meta["layout"] = Layout.of_plain(node.meta["val"].shape)
-            return
-        if rule is None:
-            node.meta["reason"] = "no rule for this operator"
-            return
-        try:
-            layout = rule.layout(node)
-        except Unmatched as refusal:
-            node.meta["reason"] = str(refusal)
-            return
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and layout.shape != tuple(value.shape):
-            node.meta["reason"] = f"the rule expects shape {layout.shape}"
-            return
-        node.meta["layout"] = layout
+
+def interpret(node: Node) -> None:
+    """Sets ``edited``, ``layout`` and ``reason``; those of its operands are known."""
+    node.meta["edited"] = any(arg.meta["edited"] for arg in node.all_input_nodes)
+    node.meta["layout"] = None
+    node.meta.pop("reason", None)
+    if node.meta["edited"]:
+        _refuse_draws(node)
+        _find_layout(node)
+
+
+def _refuse_draws(node: Node) -> None:
+    """What is drawn anew in an update would change the picture everywhere."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    names = ("train", "training", "dropout_p")
+    if all(argument(node, name, True) for name in names):
+        raise CaptureError(
+            f"{node.name} ({node.target}) draws random numbers by edited values, so no update "
+            "could repeat the recorded picture: pass the numbers as an input"
+        )
+
+
+def _find_layout(node: Node) -> None:
+    rule = find_rule(node)
+    if _all_plain(node):
+        node.meta["layout"] = Layout.of_plain(node.meta["val"].shape)
+        return
+    if rule is None:
+        node.meta["reason"] = "no rule for this operator"
+        return
+    try:
+        layout = rule.layout(node)
+    except Unmatched as refusal:
+        node.meta["reason"] = str(refusal)
+        return
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and layout.shape != tuple(value.shape):
+        node.meta["reason"] = f"the rule expects shape {layout.shape}"
+        return
+    node.meta["layout"] = layout
 
 
 def _all_plain(node: Node) -> bool:

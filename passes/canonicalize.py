@@ -8,13 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import norms, patches, products, video, views
+from .forms import norms, products, reductions, video, views
 
 aten = torch.ops.aten
 
 _CHECKS = (aten._assert_tensor_metadata, aten._assert_async)
 
-_RULES: tuple[Callable[[Node], Node | None], ...] = (
+Form = Callable[[Node], Node | None]
+
+VIEWS: tuple[Form, ...] = (
+    views.merged_reshape,
+    views.unit_axes,
+    views.merged_permute,
+    views.merged_reshape,
+)
+"""Fewer views, where some were added or their operators dropped."""
+
+_FORMS: tuple[Form, ...] = (
     products.einsum,
     products.matrix_product,
     video.conv3d,
@@ -22,8 +32,16 @@ _RULES: tuple[Callable[[Node], Node | None], ...] = (
     video.pad_frames,
     video.nearest,
     views.drop_copies,
+    reductions.adaptive_pool,
+    reductions.variance,
+    reductions.extreme,
+    reductions.prelu,
+    reductions.gated,
+    reductions.fold,
     views.type_as,
     views.constant_fill,
+    views.draw,
+    views.dropout,
     views.part,
     views.narrow,
     views.pad_sequence,
@@ -35,11 +53,7 @@ _RULES: tuple[Callable[[Node], Node | None], ...] = (
     views.select_scatter,
     views.copy,
     views.free_view,
-    views.merged_reshape,
-    patches.patches,
-    patches.unit_axes,
-    views.merged_permute,
-    views.merged_reshape,
+    *VIEWS,
     views.complex_view,
     norms.string_padding,
     norms.group_statistics,
@@ -51,22 +65,25 @@ _RULES: tuple[Callable[[Node], Node | None], ...] = (
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """Applies the rules above in their order, each to the whole graph, and drops dead nodes.
+    """Applies the forms in their order, each to the whole graph, and drops dead nodes.
 
     Requires a functional graph with ``val`` on every node; ensures the same.
     """
+
+    forms: tuple[Form, ...] = _FORMS
 
     def __call__(self, module: GraphModule) -> GraphModule:
         graph = module.graph
         for node in list(graph.nodes):
             if getattr(node.target, "overloadpacket", None) in _CHECKS:
                 graph.erase_node(node)
-        for rule in _RULES:
+        for form in self.forms:
             for node in [n for n in graph.nodes if n.op == "call_function"]:
-                new = rule(node)
+                new = form(node)
                 if new is not None:
                     node.replace_all_uses_with(new)
                     graph.erase_node(node)
-        graph.eliminate_dead_code()
+        # Drawing random numbers is no effect either, once nothing reads them.
+        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         module.recompile()
         return module

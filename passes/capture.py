@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sparsify.codegen.errors import CaptureError
 from torch.fx import GraphModule
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         with torch.no_grad(), warnings.catch_warnings():
             # Models keep tables (rotary embeddings) from their first call on: made during export
             # they would be symbols, and the user's model broken.
-            model(*args, **kwargs)
+            # A model may write to its inputs: it gets copies.
+            first = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+            model(*first[0], **first[1])
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, from copying specs
             program = torch.export.export(model, args, kwargs, strict=False)
             program = program.run_decompositions({})

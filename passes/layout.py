@@ -189,6 +189,8 @@ class Layout:
 
     def reshape(self, shape: Sequence[int]) -> Layout:
         """Regroups the factors; splits plain ones where the new shape asks for it."""
+        if 0 in shape:
+            raise Unmatched("the value is empty")
         queue = _merge_plain([axis for dim in self.dims for axis in dim])
         dims: list[Dim] = []
         for size in shape:

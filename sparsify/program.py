@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
 from .codegen.emit import emit, mark_sizes
-from .codegen.errors import BaselineError, GridError
+from .codegen.errors import BaselineError, GridError, MaskError
 from .config import SparsifyConfig
 from .masks import check_mask
 from .passes.analyze import AnalyzeLayout
@@ -126,7 +126,12 @@ class Program:
                 "the model's weights changed after this baseline was recorded: record again"
             )
         same = _same_inputs(baseline.inputs, call.leaves)
-        if plan.is_empty and (self._only_grids or same):
+        if plan.is_empty:
+            if not (self._only_grids or same):
+                raise MaskError(
+                    "the mask is empty, other inputs changed, and an output does not lie on a "
+                    "grid: mark the sites that shall follow, or record again"
+                )
             result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
             return result, baseline if commit else None
         self._refold(weights)
@@ -141,7 +146,8 @@ class Program:
     def _only_grids(self) -> bool:
         """Every output lies on a grid, so an empty mask leaves all of them as recorded."""
         outputs = cast(Any, self.joint.graph.output_node().args[0])
-        return all(isinstance(n.meta["mask"], Node) for n in tree_leaves(outputs))
+        nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]
+        return all(isinstance(node.meta["mask"], Node) for node in nodes)
 
     def _run(self, name: Literal["record", "static", "update", "commit"], *inputs: Any) -> Any:
         with torch.no_grad():
@@ -193,8 +199,8 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
 
 
 def _image(leaf: Any) -> Layout | None:
-    is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
-    layout = Layout.image(leaf.shape) if is_float and leaf.dim() in (4, 5) else None
+    is_image = isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
+    layout = Layout.image(leaf.shape) if is_image else None
     return layout if layout is not None and layout.grid else None
 
 

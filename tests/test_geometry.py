@@ -310,8 +310,8 @@ def test_pixel_shuffles(
     large, square = (grid[0] * factor, grid[1] * factor), factor**2
     up = Nearest(grid, large, (1 / factor, 1 / factor))
     case = Gathered.make(up, 2 * square, masks, seed)
-    phase = tables.shuffle_phase(up, case.out_sites, CPU, factor)
-    got = ops.gather_shuffle(case.packed, case.halo, case.kernel_map, phase, factor)
+    phase = tables.shuffle_phase(up, case.out_sites, CPU, (factor, factor))
+    got = ops.gather_shuffle(case.packed, case.halo, case.kernel_map, phase, factor**2)
     case.assert_equals(got, F.pixel_shuffle(case.edited, factor), 0)
     down = Window(large, grid, (factor, factor), (factor, factor))
     case = Gathered.make(down, 2, masks, seed)

@@ -219,8 +219,9 @@ def test_small_grids_run_dense() -> None:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda m, x: x.roll(1, 2), "no rule for this operator"),
-        (lambda m, x: x.softmax(-1), "softmax over the sites"),
+        (lambda m, x: x.logcumsumexp(1), "no rule for this operator"),
+        (lambda m, x: x.roll(1, 2), "mirrors or turns the grid"),
+        (lambda m, x: x.softmax(-1), "runs along the sites"),
         (lambda m, x: x[:, :, 1:], "takes a part of the grid"),
         (lambda m, x: x.chunk(2, 2)[0], "takes a part of the grid"),
         (lambda m, x: torch.cat([x, x], 3), "joins two grids along one axis"),

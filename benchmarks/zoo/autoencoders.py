@@ -38,8 +38,10 @@ BLOCKS: dict[str, Any] = {
 
 
 def _whole(model: nn.Module, channels: int = 3, size: int = 32, **others: Tensor) -> Example:
+    """``others`` are inputs that no edit changes."""
     inputs = {"sample": torch.randn(1, channels, size, size), **others}
-    return Example(randomised(model), inputs, edit="sample")
+    options = {"grids": dict.fromkeys(others)}
+    return Example(randomised(model), inputs, edit="sample", options=options)
 
 
 class OneFrame(nn.Module):
@@ -104,19 +106,31 @@ def autoencoder_kl_tiled() -> Example:
 
 @tiny("AsymmetricAutoencoderKL")
 def asymmetric() -> Example:
-    return _asymmetric()
+    return _whole(_asymmetric())
 
 
 @tiny("AsymmetricAutoencoderKL (inpainting)")
 def asymmetric_inpainting() -> Example:
     """The decoder also sees the image outside of a mask."""
+
+    class Inpainting(nn.Module):
+        """With another name for the mask: ``update`` has its own ``mask``."""
+
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, sample: Tensor, mask_image: Tensor) -> Tensor:
+            image: Tensor = self.model(sample, mask=mask_image).sample
+            return image
+
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:24, 8:24] = 1
-    return _asymmetric(mask=mask)
+    return _whole(Inpainting(_asymmetric()), mask_image=mask)
 
 
-def _asymmetric(**others: Tensor) -> Example:
-    model = AsymmetricAutoencoderKL(
+def _asymmetric() -> AsymmetricAutoencoderKL:
+    return AsymmetricAutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         down_block_out_channels=(8, 16),
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -124,7 +138,6 @@ def _asymmetric(**others: Tensor) -> Example:
         layers_per_up_block=2,
         norm_num_groups=4,
     )
-    return _whole(model, **others)
 
 
 def _deep_compression(**changes: Any) -> Example:

@@ -168,7 +168,8 @@ def cosmos() -> Example:
         "timestep": torch.tensor([0.5]),
         "encoder_hidden_states": torch.randn(1, 7, 24),
     }
-    return Example(randomised(OneFrame(model)), inputs, edit="controls_latents")
+    options = {"grids": {"condition_mask": None, "padding_mask": None}}
+    return Example(randomised(OneFrame(model)), inputs, edit="controls_latents", options=options)
 
 
 def _flux(**changes: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -183,14 +184,14 @@ def _flux(**changes: Any) -> tuple[nn.Module, dict[str, Any]]:
         axes_dims_rope=[4, 4, 8],
         **changes,
     )
-    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     inputs = {
-        "hidden_states": torch.randn(1, 64, 16),
-        "controlnet_cond": torch.randn(1, 64, 16),
+        "hidden_states": torch.randn(1, 256, 16),
+        "controlnet_cond": torch.randn(1, 256, 16),
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "pooled_projections": torch.randn(1, 12),
         "timestep": torch.tensor([0.5]),
-        "img_ids": torch.stack([torch.zeros(8, 8), rows, columns], dim=-1).flatten(0, 1),
+        "img_ids": torch.stack([torch.zeros(16, 16), rows, columns], dim=-1).flatten(0, 1),
         "txt_ids": torch.zeros(7, 3),
     }
     return randomised(model), inputs
@@ -199,7 +200,7 @@ def _flux(**changes: Any) -> tuple[nn.Module, dict[str, Any]]:
 @tiny("FluxControlNetModel")
 def flux() -> Example:
     model, inputs = _flux()
-    grids = {"hidden_states": (8, 8), "controlnet_cond": (8, 8)}
+    grids = {"hidden_states": (16, 16), "controlnet_cond": (16, 16)}
     return Example(model, inputs, edit="hidden_states", options={"grids": grids})
 
 
@@ -207,7 +208,7 @@ def flux() -> Example:
 def flux_union() -> Example:
     model, inputs = _flux(num_mode=3, guidance_embeds=True)
     inputs |= {"controlnet_mode": torch.tensor([[1]]), "guidance": torch.tensor([3.5])}
-    grids = {"hidden_states": (8, 8), "controlnet_cond": (8, 8)}
+    grids = {"hidden_states": (16, 16), "controlnet_cond": (16, 16)}
     return Example(model, inputs, edit="hidden_states", options={"grids": grids})
 
 
@@ -215,15 +216,15 @@ def flux_union() -> Example:
 def flux_hint() -> Example:
     """Steered by an image, which it packs itself; patches of it are a token of the latents."""
     model, inputs = _flux(conditioning_embedding_channels=16, patch_size=1)
-    inputs["controlnet_cond"] = torch.rand(1, 3, 64, 64)
-    options = {"grids": {"hidden_states": (8, 8)}}
+    inputs["controlnet_cond"] = torch.rand(1, 3, 128, 128)
+    options = {"grids": {"hidden_states": (16, 16)}}
     return Example(model, inputs, edit="hidden_states", options=options)
 
 
 @tiny("HunyuanDiT2DControlNetModel")
 def hunyuan_dit() -> Example:
     model = HunyuanDiT2DControlNetModel(
-        sample_size=16,
+        sample_size=32,
         patch_size=2,
         in_channels=4,
         num_attention_heads=2,
@@ -236,11 +237,11 @@ def hunyuan_dit() -> Example:
         text_len=7,
         text_len_t5=5,
     )
-    rotary = get_2d_rotary_pos_embed(16, ((0, 0), (8, 8)), (8, 8), output_type="pt")
+    rotary = get_2d_rotary_pos_embed(16, ((0, 0), (16, 16)), (16, 16), output_type="pt")
     inputs = {
-        "hidden_states": torch.randn(1, 4, 16, 16),
+        "hidden_states": torch.randn(1, 4, 32, 32),
         "timestep": torch.tensor([10.0]),
-        "controlnet_cond": torch.randn(1, 4, 16, 16),
+        "controlnet_cond": torch.randn(1, 4, 32, 32),
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "text_embedding_mask": torch.ones(1, 7),
         "encoder_hidden_states_t5": torch.randn(1, 5, 24),
@@ -264,13 +265,13 @@ def qwen_image() -> Example:
         axes_dims_rope=(4, 4, 8),
     )
     inputs = {
-        "hidden_states": torch.randn(1, 64, 16),
-        "controlnet_cond": torch.randn(1, 64, 16),
+        "hidden_states": torch.randn(1, 256, 16),
+        "controlnet_cond": torch.randn(1, 256, 16),
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "timestep": torch.tensor([0.5]),
-        "img_shapes": [[(1, 8, 8)]],
+        "img_shapes": [[(1, 16, 16)]],
     }
-    grids = {"hidden_states": (8, 8), "controlnet_cond": (8, 8)}
+    grids = {"hidden_states": (16, 16), "controlnet_cond": (16, 16)}
     return Example(randomised(model), inputs, edit="hidden_states", options={"grids": grids})
 
 
@@ -300,20 +301,20 @@ def sana() -> Example:
 
 def _sd3(**changes: Any) -> Example:
     model = SD3ControlNetModel(
-        sample_size=16,
+        sample_size=32,
         in_channels=4,
         out_channels=4,
         num_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
         pooled_projection_dim=12,
-        pos_embed_max_size=12,
+        pos_embed_max_size=24,
         caption_projection_dim=32,
         **changes,
     )
     inputs = {
-        "hidden_states": torch.randn(1, 4, 16, 16),
-        "controlnet_cond": torch.randn(1, 4, 16, 16),
+        "hidden_states": torch.randn(1, 4, 32, 32),
+        "controlnet_cond": torch.randn(1, 4, 32, 32),
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "pooled_projections": torch.randn(1, 12),
         "timestep": torch.tensor([10]),
@@ -330,9 +331,9 @@ def sd3() -> Example:
 def sd35_large() -> Example:
     """Called with tokens that the transformer has embedded, and without text."""
     example = _sd3(joint_attention_dim=None, use_pos_embed=False, pos_embed_type=None)
-    tokens = torch.randn(1, 64, 32)
+    tokens = torch.randn(1, 256, 32)
     inputs = {**example.inputs, "hidden_states": tokens, "encoder_hidden_states": None}
-    options = {"grids": {"hidden_states": (8, 8)}}
+    options = {"grids": {"hidden_states": (16, 16)}}
     return Example(example.model, inputs, edit="hidden_states", options=options)
 
 
@@ -368,8 +369,8 @@ def _z_image(control: str | None) -> Example:
     model = ZImageControlNetModel.from_transformer(model, transformer)
     model.rope_embedder(torch.zeros(1, 3, dtype=torch.int32))  # makes tables in its first call
     inputs = {
-        "x": torch.randn(1, 4, 16, 16),
-        "control_context": torch.randn(1, 4, 16, 16),
+        "x": torch.randn(1, 4, 32, 32),
+        "control_context": torch.randn(1, 4, 32, 32),
         "t": torch.tensor([0.5]),
         "cap_feats": torch.randn(7, 24),
     }

@@ -18,7 +18,7 @@ from diffusers import (
     UVit2DModel,
 )
 from diffusers.models.embeddings import get_2d_rotary_pos_embed, get_2d_rotary_pos_embed_lumina
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.zoo_noise import randomised
 
@@ -161,7 +161,7 @@ def _sana(
 def hunyuan_dit() -> Example:
     """Four blocks: the last one is joined to the first one by a skip."""
     return _hunyuan_dit(
-        sample_size=16,
+        sample_size=32,
         num_layers=4,
         num_attention_heads=2,
         attention_head_dim=16,
@@ -320,17 +320,6 @@ def _cogview(model: nn.Module, side: int, words: int) -> Example:
     return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
 
 
-class TokenGrid(nn.Module):
-    """The numbers of the tokens as an image of one channel, which can be edited as images are."""
-
-    def __init__(self, model: UVit2DModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, numbers: Tensor, text: Tensor, pooled: Tensor, sizes: Tensor) -> Tensor:
-        return self.model(numbers[:, 0].long(), text, pooled, sizes)
-
-
 @tiny("UVit2DModel")
 def uvit() -> Example:
     return _uvit(
@@ -382,9 +371,10 @@ def _uvit(
         **config,
     )
     inputs = {
-        "numbers": torch.randint(1, codebook_size, (1, 1, side, side)).float(),
-        "text": torch.randn(1, words, encoder_hidden_size),
-        "pooled": torch.randn(1, cond_embed_dim),
-        "sizes": torch.tensor([[512.0, 512.0, 0.0, 0.0, 6.0]]),
+        "input_ids": torch.randint(1, codebook_size, (1, side, side)),
+        "encoder_hidden_states": torch.randn(1, words, encoder_hidden_size),
+        "pooled_text_emb": torch.randn(1, cond_embed_dim),
+        "micro_conds": torch.tensor([[512.0, 512.0, 0.0, 0.0, 6.0]]),
     }
-    return Example(TokenGrid(randomised(model)).eval(), inputs, edit="numbers", options=LATENTS)
+    options = {"grids": {"input_ids": (side, side)}}
+    return Example(randomised(model), inputs, edit="input_ids", options=options)

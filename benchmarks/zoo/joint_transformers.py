@@ -49,7 +49,7 @@ def sd3() -> Example:
     """The second block has the second attention of Stable Diffusion 3.5."""
     return _sd3(
         words=7,
-        sample_size=16,
+        sample_size=32,
         in_channels=4,
         out_channels=4,
         num_layers=3,
@@ -94,7 +94,7 @@ def _sd3(words: int, **config: Any) -> Example:
 @tiny("FluxTransformer2DModel")
 def flux() -> Example:
     return _flux(
-        side=8,
+        side=16,
         words=7,
         in_channels=4,
         num_layers=2,
@@ -130,7 +130,7 @@ def _flux(side: int, words: int, **config: Any) -> Example:
 @tiny("Flux2Transformer2DModel")
 def flux2() -> Example:
     return _flux2(
-        side=8,
+        side=16,
         words=7,
         in_channels=4,
         num_layers=2,
@@ -173,21 +173,21 @@ def flux3() -> Example:
         axes_dims_rope=(4, 4, 4, 4),
     )
     inputs = {
-        "hidden_states": torch.randn(1, 64, 4),
+        "hidden_states": torch.randn(1, 256, 4),
         "encoder_hidden_states": torch.randn(1, 7, 24),
         "timestep": torch.tensor([0.3]),
-        "img_ids": _positions(4, 8),
+        "img_ids": _positions(4, 16),
         "txt_ids": _words(4, 7),
         "image_cond_hidden_states": torch.randn(1, 16, 4),
         "image_cond_ids": _positions(4, 4) + torch.tensor([10, 0, 0, 0]),
     }
-    return _packed(model, 8, inputs)
+    return _packed(model, 16, inputs)
 
 
 @tiny("ChromaTransformer2DModel")
 def chroma() -> Example:
     return _chroma(
-        side=8,
+        side=16,
         words=7,
         in_channels=4,
         num_layers=2,
@@ -224,9 +224,9 @@ def _chroma(side: int, words: int, **config: Any) -> Example:
 @tiny("AuraFlowTransformer2DModel")
 def aura_flow() -> Example:
     return _aura_flow(
-        side=16,
+        side=32,
         words=7,
-        sample_size=16,
+        sample_size=32,
         num_mmdit_layers=2,
         num_single_dit_layers=2,
         attention_head_dim=16,
@@ -255,7 +255,7 @@ def _aura_flow(side: int, words: int, **config: Any) -> Example:
 @tiny("QwenImageTransformer2DModel")
 def qwen_image() -> Example:
     return _qwen_image(
-        side=8,
+        side=16,
         words=7,
         in_channels=16,
         out_channels=4,
@@ -320,7 +320,7 @@ class OneImage(nn.Module):
 @tiny("ZImageTransformer2DModel")
 def z_image() -> Example:
     return _z_image(
-        side=16,
+        side=32,
         words=32,
         in_channels=4,
         dim=32,
@@ -378,4 +378,5 @@ def omnigen() -> Example:
         "attention_mask": mask[None],
         "position_ids": torch.arange(total)[None],
     }
-    return Example(randomised(model), inputs, edit="hidden_states", options=LATENTS)
+    options = {**LATENTS, "grids": {"input_img_latents[0]": None}}
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)

@@ -70,14 +70,15 @@ def bria_fibo2() -> Example:
         gist_min_text_len=4,
         gist_max_text_len=16,
         axes_dims=(4, 6, 6),
-        axes_lens=(16, 16, 16),
+        axes_lens=(32, 32, 32),
     )
     inputs = {
-        "hidden_states": torch.randn(1, 4, 16, 16),
+        "hidden_states": torch.randn(1, 4, 32, 32),
         "timestep": torch.tensor([0.5]),
         "encoder_hidden_states": torch.randn(1, 2, TEXT, 24),
     }
-    return Example(randomised(model), inputs, edit="hidden_states", options=OPTIONS)
+    options = {**OPTIONS, "grids": {"encoder_hidden_states": None}}  # features of two layers
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)
 
 
 @tiny("ErnieImageTransformer2DModel")
@@ -130,7 +131,7 @@ def glm_image() -> Example:
 
 @tiny("HiDreamImageTransformer2DModel")
 def hi_dream_image() -> Example:
-    """Every image token goes to two of four experts."""
+    """Every image token goes to two of four experts: how many an expert gets is data."""
     model = HiDreamImageTransformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -153,7 +154,8 @@ def hi_dream_image() -> Example:
         "encoder_hidden_states_llama3": torch.randn(2, 1, TEXT, 24),
         "pooled_embeds": torch.randn(1, 12),
     }
-    return Example(randomised(model), inputs, edit="hidden_states", options=OPTIONS)
+    options = {**OPTIONS, "grids": {"encoder_hidden_states_llama3": None}}  # two layers' features
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)
 
 
 def _hunyuan_image(**second: int) -> HunyuanImageTransformer2DModel:
@@ -175,7 +177,7 @@ def _hunyuan_image(**second: int) -> HunyuanImageTransformer2DModel:
 
 def _hunyuan_image_inputs() -> dict[str, Tensor]:
     return {
-        "hidden_states": torch.randn(1, 8, 8, 8),
+        "hidden_states": torch.randn(1, 8, 16, 16),
         "timestep": torch.tensor([500.0]),
         "encoder_hidden_states": torch.randn(1, TEXT, 24),
         "encoder_attention_mask": torch.arange(TEXT)[None] < TEXT - 2,
@@ -289,4 +291,5 @@ def joy_image_edit_plus() -> Example:
         **_joy_inputs(),
         "encoder_hidden_states_mask": (torch.arange(TEXT)[None] < TEXT - 2).float(),
     }
-    return Example(model.eval(), inputs, edit="hidden_states", options=OPTIONS)
+    options = {**OPTIONS, "grids": {"reference": None}}
+    return Example(model.eval(), inputs, edit="hidden_states", options=options)

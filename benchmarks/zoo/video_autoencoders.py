@@ -266,4 +266,4 @@ def ltx2_diffusion_decoder() -> Example:
         spatial_compression_ratio=4,
     )
     inputs = {"z": torch.randn(1, 8, 2, 8, 8), "noise": torch.randn(1, 3, 9, 32, 32)}
-    return Example(lively(FixedNoise(model)), inputs, edit="z")
+    return Example(lively(FixedNoise(model)), inputs, edit="z", options={"grids": {"noise": None}})

@@ -129,7 +129,8 @@ def sparse_control() -> Example:
         .float()[:, None, None]
         .expand(1, 1, -1, SIZE, SIZE),
     }
-    return Example(randomised(model), inputs, edit="controlnet_cond", options={"dilate": 1})
+    options = {"dilate": 1, "grids": {"conditioning_mask": None}}
+    return Example(randomised(model), inputs, edit="controlnet_cond", options=options)
 
 
 @tiny("TransformerTemporalModel")

@@ -132,7 +132,9 @@ def helios() -> Example:
         "latents_history_mid": video(4, 2),
         "latents_history_long": video(4, 4),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    history = [name for name in inputs if name.startswith("latents_history")]
+    options = {"grids": dict.fromkeys(history)}
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)
 
 
 @tiny("Kandinsky5Transformer3DModel")
@@ -299,7 +301,9 @@ def sana_wm() -> Example:
         "camera_conditions": torch.cat([poses.flatten(2), lens], dim=-1),
         "chunk_plucker": video(8),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    # neither the prompt [N, 1, L, C] nor the rays of the camera are edited
+    options = {"grids": {"encoder_hidden_states": None, "chunk_plucker": None}}
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)
 
 
 @tiny("SanaWMLTX2RefinerTransformer3DModel")
@@ -340,4 +344,5 @@ def wan_animate() -> Example:
         "pose_hidden_states": video(4, FRAMES - 1),
         "face_pixel_values": torch.randn(1, 3, 5, 16, 16),
     }
-    return Example(randomised(model), inputs, edit="hidden_states")
+    options = {"grids": {"face_pixel_values": None}}  # cut out of other pictures
+    return Example(randomised(model), inputs, edit="hidden_states", options=options)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
+
+from ..rules.base import shape_of
+
+aten = torch.ops.aten
 
 
 def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -19,3 +24,14 @@ def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     values = torch.fx.map_arg((args, kwargs), lambda arg: arg.meta["val"])
     new.meta["val"] = target(*values[0], **values[1])
     return new
+
+
+def permuted(node: Node, x: Node, order: list[int]) -> Node:
+    """permute(x), before ``node``."""
+    return x if order == sorted(order) else call(node, aten.permute.default, x, order)
+
+
+def reshaped(node: Node, x: Node, shape: Sequence[int]) -> Node:
+    """reshape(x), before ``node``."""
+    same = shape_of(x) == tuple(shape)
+    return x if same else call(node, aten.reshape.default, x, list(shape))

@@ -1,4 +1,4 @@
-"""Patches, windows and blocks cut by a reshape -> pixel unshuffle, and the way back.
+"""Patches, windows and blocks cut by a reshape -> unshuffle of the picture, and the way back.
 
 So the patches of a transformer lie on the coarse grid, and its picture on the fine one.
 """
@@ -6,27 +6,66 @@ So the patches of a transformer lie on the coarse grid, and its picture on the f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
+from sparsify.codegen import ops
 from torch.fx import Node
 
-from ..rules.base import permutation, shape_of, source
-from .base import call
+from ..layout import Layout
+from ..rules.base import shape_of, source
+from .base import call, permuted, reshaped
 
 aten = torch.ops.aten
 
 
+@dataclass(frozen=True)
+class Cut:
+    """``whole`` [..., H, W, ...] is ``parts`` [..., h, p, w, q, ...], h at ``axis``."""
+
+    whole: list[int]
+    rows: int
+    parts: list[int]
+    axis: int
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        return self.parts[self.axis + 1], self.parts[self.axis + 3]
+
+    @property
+    def beside(self) -> list[int]:
+        """Sizes of the axes that are no part of the picture."""
+        return [*self.whole[: self.rows], *self.whole[self.rows + 2 :]]
+
+
 def patches(node: Node) -> Node | None:
-    """Reshape [..., H, W, ...] -> [..., h, p, w, p, ...], or the way back."""
+    """Reshape [..., H, W, ...] -> [..., h, p, w, q, ...], or the way back, of a grid."""
     if node.target is not aten.reshape.default:
         return None
-    before, after = shape_of(source(node)), shape_of(node)
-    if (at := _patched_at(before, after)) is not None:
-        return _to_patches(node, *at)
-    if (at := _patched_at(after, before)) is not None:
-        return _from_patches(node, *at)
-    return None
+    layout = source(node).meta["layout"]
+    if not isinstance(layout, Layout) or layout.grid is None:
+        return None
+    sizes, names = _unmerged(layout)
+    if "y" not in names or names.index("x") not in (names.index("y") + 1, names.index("y") + 2):
+        return None
+    rows, columns = names.index("y"), names.index("x")
+    if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
+        return _to_patches(node, cut)
+    whole = _joined(sizes, rows, columns, shape_of(node))
+    cut = _cut(whole[0], whole[1], sizes) if whole else None
+    return _from_patches(node, cut) if cut else None
+
+
+def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:
+    """Sizes and names of the axes, with rows and columns of tokens apart."""
+    axes = []
+    for dim in layout.dims:
+        if any(axis.name in ("y", "x") for axis in dim):
+            axes += [(axis.size, axis.name) for axis in dim]
+        else:
+            axes.append((prod(axis.size for axis in dim), ""))
+    return [size for size, _ in axes], [name for _, name in axes]
 
 
 def _factors(whole: Sequence[int], parts: Sequence[int]) -> list[list[int]] | None:
@@ -44,74 +83,70 @@ def _factors(whole: Sequence[int], parts: Sequence[int]) -> list[list[int]] | No
     return groups
 
 
-def _patched_at(whole: Sequence[int], parts: Sequence[int]) -> tuple[int, list[int]] | None:
-    """The axis of rows in ``whole`` (columns follow), and the axes [h, p, w, p] of ``parts``."""
+def _cut(whole: Sequence[int], rows: int, parts: Sequence[int]) -> Cut | None:
+    """How ``parts`` cut the picture at ``rows`` of ``whole``, if they do; without unit axes."""
+    groups, axis = _factors(whole, parts), 0
+    sizes: list[int] = []
+    if groups is None or rows + 1 >= len(whole):
+        return None
+    for dim, group in enumerate(groups):
+        found = [parts[i] for i in group if parts[i] > 1]
+        if dim in (rows, rows + 1):
+            axis = len(sizes) if dim == rows else axis
+            if not 0 < len(found) <= 2:
+                return None
+            found = [*found, 1][:2]
+        sizes += found
+    cut = Cut(list(whole), rows, sizes, axis)
+    return None if cut.patch == (1, 1) else cut
+
+
+def _joined(parts: list[int], y: int, x: int, whole: Sequence[int]) -> tuple[list[int], int] | None:
+    """``whole`` with tokens as rows and columns, and where the rows are."""
     groups = _factors(whole, parts)
     if groups is None:
         return None
-    cut = [[i for i in group if parts[i] > 1] for group in groups]
-    for rows in reversed(range(len(cut) - 1)):
-        axes = cut[rows] + cut[rows + 1]
-        if len(cut[rows]) == len(cut[rows + 1]) == 2 and parts[axes[1]] == parts[axes[3]]:
-            return rows, axes
-    return None
+    sizes: list[int] = []
+    for size, group in zip(whole, groups, strict=True):
+        if y in group and x in group:
+            before = prod(parts[i] for i in group if i < x)
+            lead = prod(parts[i] for i in group if i < y)
+            sizes += [lead] * (lead > 1) + [before // lead, size // before]
+        else:
+            sizes.append(size)
+    rows = [index for index, group in enumerate(_factors(sizes, parts) or []) if y in group]
+    return (sizes, rows[0]) if rows else None
 
 
-def _to_patches(node: Node, rows: int, axes: list[int]) -> Node:
-    before, after = shape_of(source(node)), shape_of(node)
-    others = [dim for dim in range(len(before)) if dim not in (rows, rows + 1)]
-    x = _permuted(node, source(node), [*others, rows, rows + 1])
-    lead = [before[dim] for dim in others]
-    x = _reshaped(node, x, [*_two(lead), *before[rows : rows + 2]])
-    x = call(node, aten.pixel_unshuffle.default, x, after[axes[1]])
-    rest = [dim for dim in range(len(after)) if dim not in axes]
-    high, patch, wide, _ = (after[dim] for dim in axes)
-    x = _reshaped(node, x, [*(after[dim] for dim in rest), patch, patch, high, wide])
-    made = [*rest, axes[1], axes[3], axes[0], axes[2]]
-    return _permuted(node, x, [made.index(dim) for dim in range(len(after))])
+def _to_patches(node: Node, cut: Cut) -> Node:
+    rank, rows, at = len(cut.whole), cut.rows, cut.axis
+    x = reshaped(node, source(node), cut.whole)
+    others = [dim for dim in range(rank) if dim not in (rows, rows + 1)]
+    x = permuted(node, x, [*others, rows, rows + 1])
+    x = reshaped(node, x, [*_two(cut.beside), *cut.whole[rows : rows + 2]])
+    x = call(node, ops.unshuffle, x, *cut.patch)
+    rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
+    made = [*rest, at + 1, at + 3, at, at + 2]
+    x = reshaped(node, x, [cut.parts[dim] for dim in made])
+    x = permuted(node, x, [made.index(dim) for dim in range(len(made))])
+    return reshaped(node, x, shape_of(node))
 
 
-def _from_patches(node: Node, rows: int, axes: list[int]) -> Node:
-    before, after = shape_of(source(node)), shape_of(node)
-    rest = [dim for dim in range(len(before)) if dim not in axes]
-    x = _permuted(node, source(node), [*rest, axes[1], axes[3], axes[0], axes[2]])
-    others = [dim for dim in range(len(after)) if dim not in (rows, rows + 1)]
-    lead = [after[dim] for dim in others]
-    high, patch, wide, _ = (before[dim] for dim in axes)
-    batch, channels = _two(lead)
-    x = _reshaped(node, x, [batch, channels * patch * patch, high, wide])
-    x = call(node, aten.pixel_shuffle.default, x, patch)
-    x = _reshaped(node, x, [*lead, *after[rows : rows + 2]])
-    made = [*others, rows, rows + 1]
-    return _permuted(node, x, [made.index(dim) for dim in range(len(after))])
+def _from_patches(node: Node, cut: Cut) -> Node:
+    rank, rows, at = len(cut.whole), cut.rows, cut.axis
+    x = reshaped(node, source(node), cut.parts)
+    rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
+    x = permuted(node, x, [*rest, at + 1, at + 3, at, at + 2])
+    batch, channels = _two(cut.beside)
+    sites = cut.parts[at], cut.parts[at + 2]
+    x = reshaped(node, x, [batch, channels * prod(cut.patch), *sites])
+    x = call(node, ops.shuffle, x, *cut.patch)
+    made = [dim for dim in range(rank) if dim not in (rows, rows + 1)] + [rows, rows + 1]
+    x = reshaped(node, x, [cut.whole[dim] for dim in made])
+    x = permuted(node, x, [made.index(dim) for dim in range(rank)])
+    return reshaped(node, x, shape_of(node))
 
 
 def _two(lead: list[int]) -> tuple[int, int]:
     """The axes before an image as batch and channels."""
     return (lead[0], prod(lead[1:])) if len(lead) > 1 else (1, prod(lead))
-
-
-def _permuted(node: Node, x: Node, order: list[int]) -> Node:
-    return x if order == sorted(order) else call(node, aten.permute.default, x, order)
-
-
-def _reshaped(node: Node, x: Node, shape: Sequence[int]) -> Node:
-    same = shape_of(x) == tuple(shape)
-    return x if same else call(node, aten.reshape.default, x, list(shape))
-
-
-def unit_axes(node: Node) -> Node | None:
-    """permute of a reshape that only adds or drops axes of size one -> reshape of a permute."""
-    order = permutation(node)
-    if order is None or source(node).target is not aten.reshape.default:
-        return None
-    inner = source(node)
-    before, middle = shape_of(source(inner)), shape_of(inner)
-    kept = [dim for dim, size in enumerate(before) if size > 1]
-    if [before[dim] for dim in kept] != [size for size in middle if size > 1]:
-        return None
-    place = dict(zip([dim for dim, size in enumerate(middle) if size > 1], kept, strict=True))
-    moved = [place[dim] for dim in order if dim in place]
-    units = [dim for dim in range(len(before)) if dim not in kept]
-    x = _permuted(node, source(inner), [*units, *moved])
-    return _reshaped(node, x, shape_of(node))

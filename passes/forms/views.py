@@ -10,7 +10,7 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..rules.base import argument, permutation, shape_of, source
-from .base import call
+from .base import call, permuted, reshaped
 
 aten = torch.ops.aten
 
@@ -133,6 +133,34 @@ def constant_fill(node: Node) -> Node | None:
     return call(node, aten.full.default, list(wanted.shape), value, **options)
 
 
+_DRAWS = {aten.randn_like.default: aten.randn.default, aten.rand_like.default: aten.rand.default}
+
+
+def draw(node: Node) -> Node | None:
+    """randn_like and rand_like read nothing but a shape -> randn, rand."""
+    if node.target not in _DRAWS:
+        return None
+    wanted = node.meta["val"]
+    options = {"dtype": wanted.dtype, "device": wanted.device}
+    return call(node, _DRAWS[node.target], list(wanted.shape), **options)
+
+
+def dropout(node: Node) -> Node | None:
+    """The result of native_dropout -> a product with a drawn pattern, or nothing."""
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return None
+    drop = source(node)
+    if drop.target is not aten.native_dropout.default:
+        return None
+    x, rate, wanted = source(drop), argument(drop, "p"), node.meta["val"]
+    if not argument(drop, "train") or rate == 0:
+        return x
+    options = {"dtype": wanted.dtype, "device": wanted.device}
+    drawn = call(node, aten.rand.default, list(wanted.shape), **options)
+    kept = call(node, aten.ge.Scalar, drawn, rate)
+    return call(node, aten.mul.Tensor, x, call(node, aten.div.Tensor, kept, max(1 - rate, 1e-12)))
+
+
 def slice_scatter(node: Node) -> Node | None:
     """slice_scatter -> cat of what stays and what is new; with steps, entry by entry of a step."""
     if node.target is not aten.slice_scatter.default:
@@ -181,17 +209,18 @@ def copy(node: Node) -> Node | None:
 
 
 def concat(node: Node) -> Node | None:
-    """Aliases of cat -> cat; of a single tensor -> nothing."""
+    """Aliases of cat -> cat; without its empty parts; of a single tensor -> nothing."""
     if getattr(node.target, "overloadpacket", None) not in (
         aten.concat,
         aten.concatenate,
         aten.cat,
     ):
         return None
-    parts: Any = node.args[0]
+    given: Any = node.args[0]
+    parts: list[Node] = [part for part in given if 0 not in shape_of(part)]
     if len(parts) == 1:
-        return parts[0]  # type: ignore[no-any-return]
-    if node.target is aten.cat.default:
+        return parts[0]
+    if not parts or (node.target is aten.cat.default and len(parts) == len(given)):
         return None
     return call(node, aten.cat.default, parts, argument(node, "dim"))
 
@@ -252,3 +281,20 @@ def merged_permute(node: Node) -> Node | None:
     if order == sorted(order):
         return x
     return call(node, aten.permute.default, x, order) if merged else None
+
+
+def unit_axes(node: Node) -> Node | None:
+    """permute of a reshape that only adds or drops axes of size one -> reshape of a permute."""
+    order = permutation(node)
+    if order is None or source(node).target is not aten.reshape.default:
+        return None
+    inner = source(node)
+    before, middle = shape_of(source(inner)), shape_of(inner)
+    kept = [dim for dim, size in enumerate(before) if size > 1]
+    if [before[dim] for dim in kept] != [size for size in middle if size > 1]:
+        return None
+    place = dict(zip([dim for dim, size in enumerate(middle) if size > 1], kept, strict=True))
+    moved = [place[dim] for dim in order if dim in place]
+    units = [dim for dim in range(len(before)) if dim not in kept]
+    x = permuted(node, source(inner), [*units, *moved])
+    return reshaped(node, x, shape_of(node))

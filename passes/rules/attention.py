@@ -94,10 +94,10 @@ class MatMul(Rule):
             raise Unmatched("a product of vectors")
         if self._sums_over_sites(node):
             return Layout.of_plain(shape)
+        if self._on_columns(node):
+            return self._columns(layout_of(second), shape)
         if is_edited(first) and layout_of(first).grid:
             return self._rows(layout_of(first), second, shape)
-        if is_edited(second) and layout_of(second).grid:
-            return self._columns(layout_of(second), shape)
         raise Unmatched("no factor lies on a grid")
 
     def _sums_over_sites(self, node: Node) -> bool:
@@ -133,22 +133,28 @@ class MatMul(Rule):
             raise Unmatched("broadcasts the factor on the grid")
         return Layout((*layout.dims[:-2], plain(shape[-2]), layout.dims[-1]))
 
-    def _on_rows(self, node: Node) -> bool:
-        return is_edited(source(node)) and layout_of(source(node)).grid is not None
+    def _on_columns(self, node: Node) -> bool:
+        """The second factor has its columns on a grid, and the first not its rows."""
+        first, second = source(node), source(node, 1)
+        if not is_edited(second) or layout_of(second).is_plain(-1):
+            return False
+        on_rows = is_edited(first) and layout_of(first).grid and not layout_of(first).is_plain(-2)
+        return not on_rows
 
     def is_global(self, node: Node) -> bool:
         if _batched(layout_of(node)):
             return False
-        return self._sums_over_sites(node) or (self._on_rows(node) and is_edited(source(node, 1)))
+        other = source(node, 0 if self._on_columns(node) else 1)
+        return self._sums_over_sites(node) or is_edited(other)
 
     def emit(self, node: Node, place: Place) -> Node:
         first, second = source(node), source(node, 1)
         if _batched(layout_of(node)):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
             return place.call(products.matmul, *factors)
-        if self._on_rows(node):
-            return place.call(products.matmul, place.packed(first), place.dense(second))
-        return place.call(products.matmul, place.plain(first), place.packed(second))
+        if self._on_columns(node):
+            return place.call(products.matmul, place.dense(first), place.packed(second))
+        return place.call(products.matmul, place.packed(first), place.dense(second))
 
     def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:
         rows, columns = shape_of(factor)[-2:]

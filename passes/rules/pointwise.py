@@ -29,14 +29,14 @@ class Pointwise(Rule):
         return place.clone(node, lambda arg: place.aligned(arg, layout))
 
 
-@register(aten.softmax, aten.log_softmax)
+@register(aten.softmax, aten.log_softmax, aten.cumsum, aten.cumprod)
 class Softmax(Rule):
-    """Softmax over a plain axis."""
+    """Softmax or running sums over a plain axis."""
 
     def layout(self, node: Node) -> Layout:
         layout = layout_of(source(node))
         if not layout.is_plain(argument(node, "dim")):
-            raise Unmatched("softmax over the sites")
+            raise Unmatched("runs along the sites")
         return layout
 
     def emit(self, node: Node, place: Place) -> Node:
@@ -46,7 +46,7 @@ class Softmax(Rule):
         return place.call(node.target, place.packed(source(node)), dim, *rest, **node.kwargs)
 
 
-@register(aten.mean, aten.sum, aten.amax, aten.amin)
+@register(aten.mean, aten.sum, aten.amax, aten.amin, aten.logsumexp)
 class Reduce(Rule):
     """Reductions over plain axes; one over the sites gives a value without a grid."""
 

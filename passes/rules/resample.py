@@ -9,7 +9,7 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Bilinear, Geometry, Nearest, Pad, Pair, Window
 from torch.fx import Node
 
-from ..layout import Layout, Unmatched
+from ..layout import Layout, Space, Unmatched, joint, plain
 from ..place import Place
 from .base import Rule, argument, image_layout, layout_of, pair, register, shape_of, source
 
@@ -166,28 +166,59 @@ class PadRule(Resample):
         return place.call(aten.pad.default, place.packed(source(node)), pads, "constant", value)
 
 
-@register(aten.pixel_shuffle)
+@register(ops.shuffle, aten.pixel_shuffle)
 class PixelShuffle(Resample):
-    """[N, C*r*r, H, W] -> [N, C, r*H, r*W]."""
+    """[N, C*high*wide, H, W] -> [N, C, high*H, wide*W]."""
+
+    def _block(self, node: Node) -> Pair:
+        (rows, columns), (height, width) = self.grids(node)
+        return height // rows, width // columns
 
     def geometry(self, node: Node) -> Nearest:
-        factor = argument(node, "upscale_factor")
-        return Nearest(*self.grids(node), (1 / factor, 1 / factor))
+        high, wide = self._block(node)
+        return Nearest(*self.grids(node), (1 / high, 1 / wide))
 
     def emit(self, node: Node, place: Place) -> Node:
-        geometry, factor = self.geometry(node), argument(node, "upscale_factor")
-        phase = place.table(tables.shuffle_phase, geometry, factor)
+        geometry, block = self.geometry(node), self._block(node)
+        phase = place.table(tables.shuffle_phase, geometry, block)
         taps = place.taps(source(node), geometry)
-        return place.call(ops.gather_shuffle, *taps, phase, factor)
+        return place.call(ops.gather_shuffle, *taps, phase, block[0] * block[1])
 
 
-@register(aten.pixel_unshuffle)
+@register(ops.unshuffle, aten.pixel_unshuffle)
 class PixelUnshuffle(Resample):
-    """[N, C, r*H, r*W] -> [N, C*r*r, H, W]."""
+    """[N, C, high*H, wide*W] -> [N, C*high*wide, H, W]."""
 
     def geometry(self, node: Node) -> Window:
-        factor = argument(node, "downscale_factor")
-        return Window(*self.grids(node), (factor, factor), (factor, factor))
+        (height, width), (rows, columns) = self.grids(node)
+        block = height // rows, width // columns
+        return Window(*self.grids(node), block, block)
+
+    def emit(self, node: Node, place: Place) -> Node:
+        return place.call(ops.gather_unshuffle, *place.taps(source(node), self.geometry(node)))
+
+
+@register(aten.im2col)
+class Unfold(Resample):
+    """[N, C, H, W] -> [N, C*taps, H'*W']: what a convolution would read."""
+
+    def layout(self, node: Node) -> Layout:
+        image = image_layout(node)
+        height, width = self.geometry(node).out_grid
+        return Layout((*image.dims[:1], plain(shape_of(node)[1]), joint(Space((height, width)))))
+
+    def geometry(self, node: Node) -> Window:
+        names = ("kernel_size", "stride", "padding", "dilation")
+        kernel, stride, padding, dilation = (pair(argument(node, name)) for name in names)
+        in_grid: Any = shape_of(source(node))[-2:]
+        reach = [
+            n + 2 * p - d * (k - 1) - 1
+            for n, p, d, k in zip(in_grid, padding, dilation, kernel, strict=True)
+        ]
+        out_grid = reach[0] // stride[0] + 1, reach[1] // stride[1] + 1
+        if min(out_grid) < 2:
+            raise Unmatched("a single row or column of blocks")
+        return Window(in_grid, out_grid, kernel, stride, padding, dilation)
 
     def emit(self, node: Node, place: Place) -> Node:
         return place.call(ops.gather_unshuffle, *place.taps(source(node), self.geometry(node)))

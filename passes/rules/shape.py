@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from sparsify.codegen import ops
+from sparsify.codegen.geometry import Window
 from torch.fx import Node
 
 from ..layout import Layout, Space, Unmatched, plain
@@ -147,6 +148,8 @@ class Slice(Rule):
             return layout.replace(dim, shape_of(node)[dim])
         if shape_of(node) == shape_of(source(node)):
             return layout
+        if self.geometry(node) is not None:
+            return Layout.image(shape_of(node))
         if not layout.packable or not layout.merged or step != 1:
             raise Unmatched("takes a part of the grid")
         space = layout.space
@@ -158,8 +161,21 @@ class Slice(Rule):
         left = Space(space.grid, space.outer, space.before - start, stop - end)
         return layout.along(left)
 
+    def geometry(self, node: Node) -> Window | None:
+        """Every so many rows or columns of an image, from the first few to the end."""
+        layout, (dim, start, _, step) = layout_of(source(node)), self._range(node)
+        before, after = shape_of(source(node)), shape_of(node)
+        if layout.is_plain(dim) or step == 1 or not layout.is_image or len(before) != 4:
+            return None
+        if start >= step or after[dim] * step != before[dim] or after[dim] < 2:
+            return None
+        stride, offset = ((step, 1), (-start, 0)) if dim == 2 else ((1, step), (0, -start))
+        return Window((before[2], before[3]), (after[2], after[3]), (1, 1), stride, offset)
+
     def emit(self, node: Node, place: Place) -> Node:
         layout, (dim, start, stop, step) = layout_of(source(node)), self._range(node)
+        if (geometry := self.geometry(node)) is not None:
+            return place.call(ops.gather_one, *place.taps(source(node), geometry))
         if layout.is_plain(dim):
             x, at = place.packed(source(node)), layout.packed_dim(dim)
             return place.call(aten.slice.Tensor, x, at, start, stop, step)
@@ -199,6 +215,24 @@ class Select(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         dim = layout_of(source(node)).packed_dim(argument(node, "dim"))
         return place.call(node.target, place.packed(source(node)), dim, argument(node, "index"))
+
+
+@register(aten.flip, aten.roll)
+class Flip(Rule):
+    """Plain axes in another order."""
+
+    cheap = True
+
+    def layout(self, node: Node) -> Layout:
+        layout, dims = layout_of(source(node)), argument(node, "dims")
+        if not dims or not all(map(layout.is_plain, dims)):
+            raise Unmatched("mirrors or turns the grid")
+        return layout
+
+    def emit(self, node: Node, place: Place) -> Node:
+        dims = [layout_of(source(node)).packed_dim(dim) for dim in argument(node, "dims")]
+        shifts = node.args[1:-1]
+        return place.call(node.target, place.packed(source(node)), *shifts, dims)
 
 
 @register(ops.as_complex)

@@ -1,0 +1,112 @@
+"""Reductions and small functions, as those that the rules know."""
+
+from __future__ import annotations
+
+import operator
+from math import prod
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from ..rules.base import argument, shape_of, source
+from .base import call
+
+aten = torch.ops.aten
+
+
+def adaptive_pool(node: Node) -> Node | None:
+    """adaptive_avg_pool2d, and the result of adaptive_max_pool2d -> mean, amax, or a pool."""
+    mean = node.target is aten.adaptive_avg_pool2d.default
+    if not mean and (node.target is not operator.getitem or node.args[1] != 0):
+        return None
+    pool = node if mean else source(node)
+    if not mean and pool.target is not aten.adaptive_max_pool2d.default:
+        return None
+    x, out, grid = source(pool), shape_of(node)[-2:], shape_of(source(pool))[-2:]
+    if out == (1, 1):
+        return call(node, aten.mean.dim if mean else aten.amax.default, x, [-2, -1], True)
+    if grid[0] % out[0] or grid[1] % out[1] or len(shape_of(x)) != 4:
+        return None
+    kernel = [grid[0] // out[0], grid[1] // out[1]]
+    return call(node, (aten.avg_pool2d if mean else aten.max_pool2d).default, x, kernel, kernel)
+
+
+def variance(node: Node) -> Node | None:
+    """var and std, alone or with the mean -> mean of squared deviations."""
+    moments, index, kinds = node, 0, (aten.var, aten.std)
+    if node.target is operator.getitem:
+        moments, index = source(node), node.args[1]  # type: ignore[assignment]
+        kinds = (aten.var_mean, aten.std_mean)
+    packet: Any = getattr(moments.target, "overloadpacket", None)
+    if packet not in kinds:
+        return None
+    x, keepdim = source(moments), argument(moments, "keepdim", False)
+    rank = len(shape_of(x))
+    dims = [dim % rank for dim in argument(moments, "dim") or range(rank)]
+    mean = call(node, aten.mean.dim, x, dims, True)
+    if index == 1:
+        return mean if keepdim else call(node, aten.mean.dim, x, dims)
+    correction = argument(moments, "correction")
+    if correction is None:
+        correction = int(argument(moments, "unbiased", True))
+    deviation = call(node, aten.sub.Tensor, x, mean)
+    squares = call(node, aten.mul.Tensor, deviation, deviation)
+    total = call(node, aten.sum.dim_IntList, squares, dims, keepdim)
+    count = prod(shape_of(x)[dim] for dim in dims)
+    result = call(node, aten.div.Tensor, total, max(count - correction, 0))
+    return result if packet in (aten.var, aten.var_mean) else call(node, aten.sqrt.default, result)
+
+
+def extreme(node: Node) -> Node | None:
+    """The values of max or min along an axis, or of all -> amax, amin."""
+    targets = {aten.max.default: aten.amax, aten.min.default: aten.amin}
+    if node.target in targets:
+        return call(node, targets[node.target].default, source(node))
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return None
+    targets = {aten.max.dim: aten.amax, aten.min.dim: aten.amin}
+    if (whole := source(node)).target not in targets:
+        return None
+    dim, keepdim = argument(whole, "dim"), argument(whole, "keepdim")
+    return call(node, targets[whole.target].default, source(whole), [dim], keepdim)
+
+
+def prelu(node: Node) -> Node | None:
+    """prelu -> where."""
+    if node.target is not aten.prelu.default:
+        return None
+    x, weight = source(node), source(node, 1)
+    rank = len(shape_of(x))
+    shape = [-1 if dim == 1 else 1 for dim in range(rank)] if rank > 1 else [1]
+    scaled = call(node, aten.mul.Tensor, x, call(node, aten.reshape.default, weight, shape))
+    positive = call(node, aten.gt.Scalar, x, 0)
+    return call(node, aten.where.self, positive, x, scaled)
+
+
+def gated(node: Node) -> Node | None:
+    """glu -> one half times the sigmoid of the other."""
+    if node.target is not aten.glu.default:
+        return None
+    dim = argument(node, "dim") % len(shape_of(node))
+    half = shape_of(node)[dim]
+    first = call(node, aten.slice.Tensor, source(node), dim, 0, half)
+    gate = call(node, aten.slice.Tensor, source(node), dim, half, 2 * half)
+    return call(node, aten.mul.Tensor, first, call(node, aten.sigmoid.default, gate))
+
+
+def fold(node: Node) -> Node | None:
+    """col2im of blocks side by side -> reshape."""
+    if node.target is not aten.col2im.default:
+        return None
+    kernel, stride = argument(node, "kernel_size"), argument(node, "stride")
+    padding, dilation = argument(node, "padding"), argument(node, "dilation")
+    batch, channels, *grid = shape_of(node) if len(shape_of(node)) == 4 else (0, 0, 0, 0)
+    high, wide = kernel
+    whole = list(kernel) == list(stride) and set(dilation) == {1} and set(padding) == {0}
+    if not batch or not whole or grid[0] % high or grid[1] % wide:
+        return None
+    parts = [batch, channels, high, wide, grid[0] // high, grid[1] // wide]
+    x = call(node, aten.reshape.default, source(node), parts)
+    x = call(node, aten.permute.default, x, [0, 1, 4, 2, 5, 3])
+    return call(node, aten.reshape.default, x, list(shape_of(node)))
