@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import norms, products, reductions, video, views
+from .forms import frames, indices, norms, products, reductions, video, views
 
 aten = torch.ops.aten
 
@@ -27,10 +27,13 @@ VIEWS: tuple[Form, ...] = (
 _FORMS: tuple[Form, ...] = (
     products.einsum,
     products.matrix_product,
+    products.whole_kernel,
     video.conv3d,
     video.pool3d,
-    video.pad_frames,
-    video.nearest,
+    video.conv_transpose3d,
+    frames.pad_frames,
+    frames.nearest,
+    frames.trilinear,
     views.drop_copies,
     reductions.adaptive_pool,
     reductions.variance,
@@ -44,6 +47,9 @@ _FORMS: tuple[Form, ...] = (
     views.dropout,
     views.part,
     views.narrow,
+    indices.read,
+    indices.write,
+    indices.add_rows,
     views.pad_sequence,
     views.stack,
     views.concat,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from .analyze import AnalyzeLayout
+from .arrange import Arrange
 from .canonicalize import Canonicalize
-from .cut import CutPatches
 from .masks import PropagateMasks
 from .pack import Pack
 from .partition import Partition, ThreeGraphs
@@ -27,7 +27,7 @@ class Pipeline:
     pack: Pack
 
     def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
-        for step in (Canonicalize(), CutPatches(self.analyze), self.analyze, self.masks, self.pack):
+        for step in (Canonicalize(), Arrange(self.analyze), self.analyze, self.masks, self.pack):
             module = step(module)
             if observe is not None:
                 observe(type(step).__name__, module)

@@ -56,7 +56,7 @@ def _packed(node: Node) -> None:
 
 _CHECKS: dict[str, tuple[Callable[[Node], None], ...]] = {
     "Canonicalize": (_canonical,),
-    "CutPatches": (_canonical,),
+    "Arrange": (_canonical,),
     "AnalyzeLayout": (_analysed,),
     "PropagateMasks": (_analysed, _masked),
     "Pack": (_masked, _packed),

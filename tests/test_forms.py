@@ -63,6 +63,15 @@ def rotated_in_place(x: Tensor) -> Tensor:
     return y
 
 
+def indexed(x: Tensor) -> Tensor:
+    """Writes and sums at positions that are known."""
+    y = torch.zeros_like(x)
+    y[:, torch.arange(1, 4)] = x[:, :3]
+    y[torch.zeros(1, dtype=torch.bool)] = 7.0
+    rows = torch.arange(4)[None, :, None, None].expand(1, 4, 8, 8)
+    return y.scatter_add(1, rows, x.sin())
+
+
 def frames_patchified(x: Tensor) -> Tensor:
     """[1, C, H, W], its channels as frames, -> [tokens, values], as Z-Image does."""
     c, h, w = x.shape[1:]
@@ -100,6 +109,9 @@ def channels_last_patchified(x: Tensor) -> Tensor:
         (patchified, "split"),
         (lambda x: unpatchified(patchified(x)), "split"),
         (rotated_in_place, "scatter copy empty"),
+        (lambda x: x[:, torch.arange(1, 3)], "index"),
+        (lambda x: x.index_put((torch.arange(1).long(), torch.arange(1)), x[0, 0]), "none"),
+        (indexed, "index_put scatter"),
         (frames_patchified, "split view"),
         (channels_last_patchified, "split view"),
     ],
@@ -154,6 +166,9 @@ def test_conv3d(
     assert "conv3d" not in operators
 
 
+UNEVEN, OVER_TIME = torch.rand(3, 1, 3, 1, 2), torch.rand(2, 3, 3, 1)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -171,6 +186,11 @@ def test_conv3d(
         lambda x: F.avg_pool3d(x, (2, 1, 1)),
         lambda x: F.max_pool3d(x, (2, 3, 3), 1, (0, 1, 1), (1, 1, 2)),
         lambda x: F.conv3d(x, torch.ones(6, 1, 2, 3, 3), groups=3),
+        lambda x: F.conv_transpose3d(x, torch.ones(3, 2, 2, 3, 3), stride=2, padding=(0, 1, 1)),
+        lambda x: F.conv_transpose3d(x, UNEVEN, None, (2, 1, 2), (1, 0, 0), (1, 0, 0), 3),
+        lambda x: F.interpolate(x, scale_factor=(2, 1, 1), mode="trilinear"),
+        lambda x: F.interpolate(x, size=(3, 9, 12), mode="trilinear", align_corners=True),
+        lambda x: F.conv2d(x.flatten(3), OVER_TIME, padding=(1, 0)),
         lambda x: F.conv1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), torch.ones(2, 3, 3)).sin(),
         lambda x: F.avg_pool1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), 2).sin(),
     ],

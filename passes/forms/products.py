@@ -8,7 +8,8 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..rules.base import argument
+from ..layout import Layout
+from ..rules.base import argument, pair, shape_of, source
 from .base import call
 
 aten = torch.ops.aten
@@ -52,3 +53,45 @@ def _inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
     result = graph.output_node().args[0]
     assert isinstance(result, Node)
     return values[result]
+
+
+def whole_kernel(node: Node) -> Node | None:
+    """A convolution whose kernel covers the whole picture -> linear."""
+    if node.target not in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
+        return None
+    x, weight = source(node), source(node, 1)
+    padding = argument(node, "padding")
+    if shape_of(x)[1:] != shape_of(weight)[1:] or any(torch.utils._pytree.tree_leaves(padding)):
+        return None
+    batch, out = shape_of(node)[:2]
+    rows = call(node, aten.reshape.default, x, [batch, -1])
+    matrix = call(node, aten.reshape.default, weight, [out, -1])
+    result = call(node, aten.linear.default, rows, matrix, argument(node, "bias"))
+    return call(node, aten.reshape.default, result, list(shape_of(node)))
+
+
+def over_frames(node: Node) -> Node | None:
+    """conv2d over frames, with the sites as columns [N, C, T, sites] -> conv1d at every site.
+
+    Requires layouts.
+    """
+    if node.target is not aten.conv2d.default:
+        return None
+    layout = source(node).meta["layout"]
+    if not isinstance(layout, Layout) or not layout.is_plain(2) or layout.is_plain(3):
+        return None
+    kernel = shape_of(source(node, 1))[2:]
+    stride, padding, dilation = (
+        pair(argument(node, name), default)
+        for name, default in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)))
+    )
+    if (kernel[1], stride[1], padding[1]) != (1, 1, 0):
+        return None
+    batch, channels, frames, sites = shape_of(source(node))
+    x = call(node, aten.permute.default, source(node), [0, 3, 1, 2])
+    x = call(node, aten.reshape.default, x, [batch * sites, channels, frames])
+    weight = call(node, aten.reshape.default, source(node, 1), list(shape_of(source(node, 1))[:3]))
+    geometry = [[stride[0]], [padding[0]], [dilation[0]], argument(node, "groups")]
+    x = call(node, aten.conv1d.default, x, weight, argument(node, "bias"), *geometry)
+    x = call(node, aten.reshape.default, x, [batch, sites, *shape_of(x)[1:]])
+    return call(node, aten.permute.default, x, [0, 2, 3, 1])

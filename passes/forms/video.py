@@ -35,6 +35,40 @@ def conv3d(node: Node) -> Node | None:
     return _as_video(node, result)
 
 
+def conv_transpose3d(node: Node) -> Node | None:
+    """conv_transpose3d -> frames set apart by zeros, then conv_transpose2d of what each reads."""
+    if node.target is not aten.conv_transpose3d.input:
+        return None
+    x, weight, groups = source(node), source(node, 1), argument(node, "groups")
+    names = ("stride", "padding", "output_padding", "dilation")
+    stride, padding, extra, dilation = (_triple(argument(node, name)) for name in names)
+    channels, out, taps, *kernel = shape_of(weight)
+    x = _apart(node, x, stride[0])
+    before = dilation[0] * (taps - 1) - padding[0]
+    pads = [0, 0, 0, 0, before, before + extra[0]]
+    x = call(node, aten.pad.default, x, pads, "constant", 0.0) if any(pads) else x
+    images = _by_frame(node, _frames_read(node, x, taps, 1, dilation[0]))
+    matrix = call(node, aten.permute.default, weight, [0, 2, 1, 3, 4])
+    matrix = matrix if taps == 1 else call(node, aten.flip.default, matrix, [1])
+    matrix = call(node, aten.reshape.default, matrix, [channels * taps, out, *kernel])
+    geometry = [stride[1:], padding[1:], extra[1:], groups, dilation[1:]]
+    result = call(
+        node, aten.conv_transpose2d.input, images, matrix, argument(node, "bias"), *geometry
+    )
+    return _as_video(node, result)
+
+
+def _apart(node: Node, video: Node, stride: int) -> Node:
+    """``stride - 1`` empty frames between any two."""
+    if stride == 1:
+        return video
+    batch, channels, frames, height, width = shape_of(video)
+    x = call(node, aten.unsqueeze.default, video, 3)
+    x = call(node, aten.pad.default, x, [0, 0, 0, 0, 0, stride - 1], "constant", 0.0)
+    x = call(node, aten.reshape.default, x, [batch, channels, frames * stride, height, width])
+    return call(node, aten.slice.Tensor, x, 2, 0, (frames - 1) * stride + 1)
+
+
 def pool3d(node: Node) -> Node | None:
     """avg_pool3d or max_pool3d -> pool of pictures, and of the frames that each reads."""
     pools = {aten.avg_pool3d.default: aten.avg_pool2d, aten.max_pool3d.default: aten.max_pool2d}
@@ -84,65 +118,3 @@ def _as_video(node: Node, images: Node) -> Node:
     batch, channels, frames, height, width = shape_of(node)
     video = call(node, aten.reshape.default, images, [batch, frames, channels, height, width])
     return call(node, aten.permute.default, video, [0, 2, 1, 3, 4])
-
-
-def pad_frames(node: Node) -> Node | None:
-    """pad of frames -> frames joined, then a pad of pictures."""
-    if node.target is not aten.pad.default or len(shape_of(node)) != 5:
-        return None
-    x, mode, value = source(node), argument(node, "mode"), argument(node, "value")
-    left, right, top, bottom, first, last = ([*argument(node, "pad")] + [0] * 6)[:6]
-    if len(argument(node, "pad")) > 6 or min(first, last) < 0:
-        return None
-    if first or last:
-        x = _more_frames(node, x, first, last, mode, value)
-    if not any((left, right, top, bottom)):
-        return None if x is source(node) else x
-    images = _merged(node, x)
-    images = call(node, aten.pad.default, images, [left, right, top, bottom], mode, value)
-    return call(node, aten.reshape.default, images, list(shape_of(node)))
-
-
-def _more_frames(node: Node, x: Node, first: int, last: int, mode: str, value: Any) -> Node:
-    frames = shape_of(x)[2]
-    if mode == "constant":
-        return call(node, aten.pad.default, x, [0, 0, 0, 0, first, last], mode, value)
-    wanted = range(-first, frames + last)
-    if mode == "reflect":
-        read = [(frames - 1) - abs(abs(t) - (frames - 1)) for t in wanted]
-    elif mode == "replicate":
-        read = [min(max(t, 0), frames - 1) for t in wanted]
-    else:
-        read = [t % frames for t in wanted]
-    ends = [call(node, aten.slice.Tensor, x, 2, t, t + 1) for t in read]
-    parts = [*ends[:first], x, *ends[first + frames :]]
-    return call(node, aten.cat.default, parts, 2)
-
-
-def _merged(node: Node, video: Node) -> Node:
-    """[N, C, T, H, W] -> [N, C * T, H, W]."""
-    batch, _, _, height, width = shape_of(video)
-    return call(node, aten.reshape.default, video, [batch, -1, height, width])
-
-
-def nearest(node: Node) -> Node | None:
-    """Nearest resize of frames, or of pictures by pixel centres -> upsample_nearest2d.
-
-    Where sizes grow by whole factors, centres and corners give the same pixels.
-    """
-    exact = (aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec)
-    if node.target not in (*exact, aten.upsample_nearest3d.vec):
-        return None
-    x, sizes = source(node), list(shape_of(node)[2:])
-    factors = [out // old for out, old in zip(sizes, shape_of(x)[2:], strict=True)]
-    grown = [factor * old for factor, old in zip(factors, shape_of(x)[2:], strict=True)]
-    if grown != sizes:
-        return None
-    if len(sizes) == 3 and factors[0] > 1:
-        x = call(node, aten.repeat_interleave.self_int, x, factors[0], 2)
-    if all(factor == 1 for factor in factors[-2:]):
-        return x
-    images = _merged(node, x) if len(sizes) == 3 else x
-    images = call(node, aten.upsample_nearest2d.vec, images, sizes[-2:], None)
-    same = len(sizes) == 2
-    return images if same else call(node, aten.reshape.default, images, list(shape_of(node)))

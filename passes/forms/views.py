@@ -169,13 +169,13 @@ def slice_scatter(node: Node) -> Node | None:
     dim, shape = argument(node, "dim") % len(shape_of(node)), list(shape_of(node))
     start, stop, _ = slice(argument(node, "start"), argument(node, "end")).indices(shape[dim])
     if step == 1:
-        return _replaced(node, x, new, dim, start, stop)
+        return replaced(node, x, new, dim, start, stop)
     if start >= step or shape_of(new)[dim] * step != shape[dim]:
         return None
     steps = [*shape[:dim], shape[dim] // step, step, *shape[dim + 1 :]]
     x = call(node, aten.reshape.default, x, steps)
     new = call(node, aten.unsqueeze.default, new, dim + 1)
-    joined = _replaced(node, x, new, dim + 1, start, start + 1)
+    joined = replaced(node, x, new, dim + 1, start, start + 1)
     return call(node, aten.reshape.default, joined, shape)
 
 
@@ -186,10 +186,10 @@ def select_scatter(node: Node) -> Node | None:
     dim = argument(node, "dim") % len(shape_of(node))
     index = argument(node, "index") % shape_of(node)[dim]
     new = call(node, aten.unsqueeze.default, source(node, 1), dim)
-    return _replaced(node, source(node), new, dim, index, index + 1)
+    return replaced(node, source(node), new, dim, index, index + 1)
 
 
-def _replaced(node: Node, x: Node, new: Node, dim: int, start: int, stop: int) -> Node:
+def replaced(node: Node, x: Node, new: Node, dim: int, start: int, stop: int) -> Node:
     """``x`` with its entries from ``start`` to ``stop`` replaced by ``new``."""
     size, parts = shape_of(x)[dim], [new]
     if start > 0:

@@ -1,4 +1,4 @@
-"""Reshapes that cut a grid into patches or windows, once it is known where the grid lies."""
+"""Forms that depend on where the grid lies: patches, convolutions over frames."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
 from .forms.patches import patches
+from .forms.products import over_frames
 
 
 @dataclass(frozen=True)
-class CutPatches:
-    """Rewrites them as pixel (un)shuffles. Requires a canonical graph and ensures one; layouts
-    are to be analysed anew."""
+class Arrange:
+    """Rewrites in the order of the graph, each on the layouts of its operands. Requires a
+    canonical graph and ensures one; layouts are to be analysed anew."""
 
     analyze: AnalyzeLayout
 
@@ -24,7 +25,7 @@ class CutPatches:
             if node.op != "call_function":
                 continue
             interpret(node)
-            before, new = node.prev, patches(node)
+            before, new = node.prev, patches(node) or over_frames(node)
             if new is None:
                 continue
             while before.next is not node:
