@@ -58,13 +58,14 @@ def patches(node: Node) -> Node | None:
 
 
 def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:
-    """Sizes and names of the axes, with rows and columns of tokens apart."""
+    """Sizes and names of the axes but units, with rows and columns of tokens apart."""
     axes = []
     for dim in layout.dims:
         if any(axis.name in ("y", "x") for axis in dim):
             axes += [(axis.size, axis.name) for axis in dim]
         else:
             axes.append((prod(axis.size for axis in dim), ""))
+    axes = [(size, name) for size, name in axes if size > 1]
     return [size for size, _ in axes], [name for _, name in axes]
 
 
@@ -102,7 +103,8 @@ def _cut(whole: Sequence[int], rows: int, parts: Sequence[int]) -> Cut | None:
 
 
 def _joined(parts: list[int], y: int, x: int, whole: Sequence[int]) -> tuple[list[int], int] | None:
-    """``whole`` with tokens as rows and columns, and where the rows are."""
+    """``whole`` with tokens as rows and columns, and where the rows are; without unit axes."""
+    whole = [size for size in whole if size > 1]
     groups = _factors(whole, parts)
     if groups is None:
         return None
@@ -123,7 +125,7 @@ def _to_patches(node: Node, cut: Cut) -> Node:
     x = reshaped(node, source(node), cut.whole)
     others = [dim for dim in range(rank) if dim not in (rows, rows + 1)]
     x = permuted(node, x, [*others, rows, rows + 1])
-    x = reshaped(node, x, [*_two(cut.beside), *cut.whole[rows : rows + 2]])
+    x = reshaped(node, x, [1, prod(cut.beside), *cut.whole[rows : rows + 2]])
     x = call(node, ops.unshuffle, x, *cut.patch)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     made = [*rest, at + 1, at + 3, at, at + 2]
@@ -137,16 +139,10 @@ def _from_patches(node: Node, cut: Cut) -> Node:
     x = reshaped(node, source(node), cut.parts)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     x = permuted(node, x, [*rest, at + 1, at + 3, at, at + 2])
-    batch, channels = _two(cut.beside)
     sites = cut.parts[at], cut.parts[at + 2]
-    x = reshaped(node, x, [batch, channels * prod(cut.patch), *sites])
+    x = reshaped(node, x, [1, prod(cut.beside) * prod(cut.patch), *sites])
     x = call(node, ops.shuffle, x, *cut.patch)
     made = [dim for dim in range(rank) if dim not in (rows, rows + 1)] + [rows, rows + 1]
     x = reshaped(node, x, [cut.whole[dim] for dim in made])
     x = permuted(node, x, [made.index(dim) for dim in range(rank)])
     return reshaped(node, x, shape_of(node))
-
-
-def _two(lead: list[int]) -> tuple[int, int]:
-    """The axes before an image as batch and channels."""
-    return (lead[0], prod(lead[1:])) if len(lead) > 1 else (1, prod(lead))
