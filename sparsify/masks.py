@@ -24,7 +24,7 @@ def difference_mask(before: Tensor, after: Tensor, threshold: float = 1 / 255) -
 
 
 def check_mask(mask: Tensor, grid: tuple[int, int], batch: int, device: torch.device) -> Tensor:
-    """The mask as bool [H, W]; [N, H, W] becomes the union of its items."""
+    """The mask as bool [H, W]; of [N, H, W] the union of its items. Raises :class:`MaskError`."""
     if not isinstance(mask, Tensor):
         raise MaskError(f"the mask is a {type(mask).__name__}: give a bool tensor [H, W]")
     if mask.dtype != torch.bool:

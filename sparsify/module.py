@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .codegen.errors import BaselineError, ConfigError, MaskError
 from .config import SparsifyConfig
+from .items import committed, join, recorded_call, require_independent, split
 from .masks import check_mask
 from .passes.partition import ThreeGraphs
 from .program import Baseline, Plan, Program
@@ -74,13 +75,14 @@ class SparseModule(nn.Module):
     def plan(self, mask: Tensor) -> Plan:
         """Everything that depends on ``mask`` alone, to be shared by many updates.
 
-        ``mask`` is bool [H, W], or [N, H, W] whose union counts, at the input's resolution.
-        Raises :class:`MaskError`.
+        ``mask`` is bool [H, W], or [N, H, W] with one for each item of the batch, at the input's
+        resolution. Raises :class:`MaskError`.
         """
         if self._last is None:
             raise MaskError("record a run first: the grids are known from it")
         program = self._last[0]
-        plan = Plan(check_mask(mask, program.grid, program.batch, program.device).clone())
+        check_mask(mask, program.grid, program.batch, program.device)
+        plan = Plan(mask.clone())
         program.plan(plan)
         self._last = program, plan
         return plan
@@ -116,7 +118,9 @@ class SparseModule(nn.Module):
         """The output for edited inputs, computed where ``mask`` and its surroundings are.
 
         Inputs outside the mask are the baseline's. With ``commit`` also the baseline of the
-        edited run. Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
+        edited run. Where the items of a batch have different masks, each is recorded and updated
+        as a batch of one (the first time costs a dense run).
+        Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
         if baseline.program not in self._programs.values():
             raise BaselineError("this baseline was recorded by another model: record with this one")
@@ -131,9 +135,33 @@ class SparseModule(nn.Module):
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
     ) -> tuple[Any, Baseline | None]:
         """An update for inputs that are known to match the baseline's."""
-        result = baseline.program.update(baseline, call, plan, commit)
-        self._last = baseline.program, plan
+        program = baseline.program
+        if plan.items or baseline.values is None:
+            program.require_current(baseline)
+            check_mask(plan.mask, program.grid, program.batch, program.device)
+            return self._update_items(baseline, call, plan, commit)
+        result = program.update(baseline, call, plan, commit)
+        self._last = program, plan
         return result
+
+    def _update_items(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool
+    ) -> tuple[Any, Baseline | None]:
+        """Every item with its own mask; reports are then of the last one."""
+        batch = baseline.program.batch
+        if not baseline.items:
+            calls = split(self.model, recorded_call(self.model, baseline), batch)
+            outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
+            require_independent(baseline, outputs)
+            baseline.items.extend(items)
+        calls, plans = split(self.model, call, batch), plan.items or [plan] * batch
+        results = [
+            self.update_call(item, own, own_plan, commit)
+            for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)
+        ]
+        output = join([result for result, _ in results])
+        new = [item for _, item in results if item is not None]
+        return output, committed(baseline, call, output, new) if commit else None
 
     @contextmanager
     def recording(self) -> Iterator[Session]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -33,27 +34,37 @@ class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Never changed."""
 
     program: Program
-    values: tuple[Tensor, ...]
+    values: tuple[Tensor, ...] | None
+    """None where only ``items`` are known: after a commit with a mask for each."""
     conditions: tuple[Tensor, ...]
     """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
     outputs: tuple[Any, ...]
     inputs: tuple[Any, ...]
-    """The inputs that an edit leaves alone, by position; None for edited ones."""
     weights: Weights
+    items: list[Baseline] = field(default_factory=list)
+    """One for each item of the batch, once items have masks of their own."""
 
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
-        return sum(value.nbytes for value in (*self.values, *self.conditions))
+        own = sum(value.nbytes for value in (*(self.values or ()), *self.conditions))
+        return own + sum(item.nbytes for item in self.items)
 
 
 @dataclass(eq=False)
 class Plan:
-    """A checked mask [H, W] and, per program, the tables made from it."""
+    """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
 
     mask: Tensor
     tables: dict[Program, tuple[list[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
     is_empty: bool = False
+
+    @cached_property
+    def items(self) -> list[Plan]:
+        """The plan of each item of the batch; empty if they share one mask."""
+        if not isinstance(self.mask, Tensor) or self.mask.dim() != 3:
+            return []
+        return [] if bool((self.mask == self.mask[:1]).all()) else [Plan(m) for m in self.mask]
 
 
 class Program:
@@ -97,9 +108,7 @@ class Program:
         """The outputs for the caller, and a baseline that shares no memory with them."""
         foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
         kept, conditions = (tuple(_own(v, foreign) for v in part) for part in values)
-        inputs = tuple(
-            None if i in self.edited else _copy(leaf) for i, leaf in enumerate(call.leaves)
-        )
+        inputs = _copy(call.leaves)
         baseline = Baseline(self, kept, conditions, _copy(tuple(outputs)), inputs, weights)
         return tree_unflatten(outputs, self._output_spec), baseline
 
@@ -120,12 +129,9 @@ class Program:
     ) -> tuple[Any, Baseline | None]:
         """The edited run from what an edit touches, and with ``commit`` its own baseline."""
         tables, _ = self.plan(plan)
-        weights = self._weights()
-        if self.is_stale or baseline.weights != weights:
-            raise BaselineError(
-                "the model's weights changed after this baseline was recorded: record again"
-            )
-        same = _same_inputs(baseline.inputs, call.leaves)
+        weights = self.require_current(baseline)
+        assert baseline.values is not None
+        same = self._same_inputs(baseline.inputs, call.leaves)
         if plan.is_empty:
             if not (self._only_grids or same):
                 raise MaskError(
@@ -141,6 +147,23 @@ class Program:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
         outputs, values = self._run("commit", *inputs)
         return self._remembered(call, outputs, (values, conditions), weights)
+
+    def require_current(self, baseline: Baseline) -> Weights:
+        """Raises :class:`BaselineError` if the model has other weights than the recorded run."""
+        weights = self._weights()
+        if self.is_stale or baseline.weights != weights:
+            raise BaselineError(
+                "the model's weights changed after this baseline was recorded: record again"
+            )
+        return weights
+
+    def _same_inputs(self, recorded: tuple[Any, ...], leaves: tuple[Any, ...]) -> bool:
+        """Are the inputs that an edit leaves alone the recorded ones?"""
+        return all(
+            torch.equal(old, new)
+            for index, (old, new) in enumerate(zip(recorded, leaves, strict=True))
+            if isinstance(old, Tensor) and index not in self.edited
+        )
 
     @property
     def _only_grids(self) -> bool:
@@ -231,15 +254,6 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _copy(tree: Any) -> Any:
     """Independent of what the caller may write to later."""
     return tree_map_only(Tensor, torch.clone, tree)
-
-
-def _same_inputs(recorded: tuple[Any, ...], leaves: tuple[Any, ...]) -> bool:
-    """Are the inputs that an edit leaves alone the recorded ones?"""
-    return all(
-        torch.equal(old, new)
-        for old, new in zip(recorded, leaves, strict=True)
-        if isinstance(old, Tensor)
-    )
 
 
 def _own(value: Tensor, foreign: set[int]) -> Tensor:
