@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
@@ -14,36 +14,12 @@ from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
 from .layout import Layout
+from .packed import Fold, Packed
 from .place import Place
 from .rules import find_rule
 from .rules.base import is_edited, shape_of
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A constant of the update graph: ``function(parameter, *args)``."""
-
-    name: str
-    parameter: str
-    function: Callable[..., torch.Tensor]
-    args: tuple[Any, ...]
-
-    def __call__(self, module: torch.nn.Module) -> torch.Tensor:
-        value = operator.attrgetter(self.parameter)(module)
-        return self.function(value.detach(), *self.args)
-
-
-@dataclass
-class Packed:
-    """What :class:`Pack` leaves on the module, under ``module.meta["packed"]``."""
-
-    outputs: Any = None
-    """The update graph's results, arranged as the model's."""
-    committed: dict[Node, Node] = field(default_factory=dict)
-    """Recorded node -> its value after the update."""
-    folds: list[Fold] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

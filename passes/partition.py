@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
-from .pack import Fold, Packed
+from .packed import Fold, Packed
 
 
 @dataclass(frozen=True)
