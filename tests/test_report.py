@@ -51,7 +51,7 @@ def test_fallback_is_named_and_right() -> None:
     update = sparse.update(baseline, edited, mask=mask)
     torch.testing.assert_close(update, model(edited))
     first, second = sparse.report().fallbacks
-    assert (first.operator, first.reason) == ("aten.roll", "no rule for this operator")
+    assert (first.operator, first.reason) == ("aten.roll", "mirrors or turns the grid")
     assert "the arrangement of roll is unknown" in second.reason
 
 
