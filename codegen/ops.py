@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .geometry import Pair
+
 
 def to_rows(x: Tensor) -> Tensor:
     """Image [N, C, H, W] -> contiguous rows [N, H*W, C]."""
@@ -133,6 +135,21 @@ def gather_shuffle(
     index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
     chosen: Tensor = rows.gather(3, index)
     return chosen[..., 0].transpose(1, 2)
+
+
+def cut_images(
+    x: Tensor, dim: int, around: tuple[int, int, int], images: Pair, ends: Pair
+) -> Tensor:
+    """Of an axis of (``outer`` images, ``before`` and ``after`` others), packed, some images.
+
+    Also the others from ``ends[0]`` on before them, and the first ``ends[1]`` after them.
+    """
+    outer, before, after = around
+    sites = x.narrow(dim, before, x.size(dim) - before - after).unflatten(dim, (outer, -1))
+    kept = sites.narrow(dim, images[0], images[1] - images[0]).flatten(dim, dim + 1)
+    head = x.narrow(dim, ends[0], before - ends[0])
+    tail = x.narrow(dim, x.size(dim) - after, ends[1])
+    return torch.cat([head, kept, tail], dim)
 
 
 def as_complex(x: Tensor) -> Tensor:

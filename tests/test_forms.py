@@ -244,3 +244,31 @@ def test_videos_are_packed(batch: int) -> None:
     unchanged = sparse.update(baseline, video, mask=mask)
     torch.testing.assert_close(unchanged, output, rtol=1e-5, atol=1e-5)
     assert sparse.report().share("packed") == 1.0
+
+
+def two_of_one_grid(x: Tensor) -> tuple[Tensor, ...]:
+    """A picture and its reference in one stream, between words."""
+    tokens, words = x.flatten(2).transpose(1, 2), torch.ones(1, 3, 4)
+    stream = torch.cat([words, tokens, tokens.sin(), words], 1)
+    stream = stream + F.scaled_dot_product_attention(stream, stream, stream)
+    sites = tokens.shape[1]
+    parts = stream[:, 2 : 3 + sites], stream[:, 3 + sites : -1], stream[:, 3 : 3 + 2 * sites]
+    return *(part.cos() for part in parts), stream[:, -2:]
+
+
+@pytest.mark.parametrize("policy", ["exact", "fixed"])
+@torch.no_grad()
+def test_pictures_joined_along_their_sites(policy: str) -> None:
+    x = torch.randn(1, 4, 6, 5)
+    sparse = sparsify(Of(two_of_one_grid).eval(), backend="eager", dense_share=0.0, policy=policy)
+    output, baseline = sparse.record(x)
+    mask = torch.zeros(6, 5, dtype=torch.bool)
+    mask[2, 1:3] = True
+    torch.testing.assert_close(sparse.update(baseline, x, mask=mask), output)
+    assert not sparse.report().fallbacks
+    edited = torch.where(mask, torch.randn_like(x), x)
+    got, want = sparse.update(baseline, edited, mask=mask), two_of_one_grid(edited)
+    if policy == "exact":
+        torch.testing.assert_close(got, want)
+    else:
+        torch.testing.assert_close(got[3], want[3])  # the words attend to everything

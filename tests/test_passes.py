@@ -224,7 +224,7 @@ def test_small_grids_run_dense() -> None:
         (lambda m, x: x.softmax(-1), "runs along the sites"),
         (lambda m, x: x[:, :, 1:], "takes a part of the grid"),
         (lambda m, x: x.chunk(2, 2)[0], "takes a part of the grid"),
-        (lambda m, x: torch.cat([x, x], 3), "joins two grids along one axis"),
+        (lambda m, x: torch.cat([x, x], 3), "joins images along a spatial axis"),
         (lambda m, x: x.reshape(1, 4, 4, 2, 8), "splits a spatial axis"),
         (lambda m, x: F.layer_norm(x, (8, 8)), "normalises over the sites"),
         (lambda m, x: x.mean(2), "reduces one of the two spatial axes"),

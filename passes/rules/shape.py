@@ -83,42 +83,46 @@ class Concatenate(Rule):
 
     def layout(self, node: Node) -> Layout:
         dim = argument(node, "dim", 0)
-        if (image := self._along_sites(node)) is not None:
-            return self._joint(node, image)
+        if along := self._along_sites(node):
+            return self._joint(node, along)
         parts: Any = node.args[0]
         wanted = {layout_of(part).replace(dim, 1) for part in parts if is_edited(part)}
         if len(wanted) != 1:
             raise Unmatched("joins values of different grids")
         return wanted.pop().replace(dim, shape_of(node)[dim])
 
-    def _along_sites(self, node: Node) -> int | None:
-        """Which part holds the sites, if the parts are joined along their axis."""
+    def _along_sites(self, node: Node) -> list[int]:
+        """Which parts hold sites, if the parts are joined along their axis."""
         parts: Any = node.args[0]
-        found = [
+        dim = argument(node, "dim", 0)
+        return [
             index
             for index, part in enumerate(parts)
-            if is_edited(part) and not layout_of(part).is_plain(argument(node, "dim", 0))
+            if is_edited(part) and not layout_of(part).is_plain(dim)
         ]
-        if len(found) > 1:
-            raise Unmatched("joins two grids along one axis")
-        return found[0] if found else None
 
-    def _joint(self, node: Node, index: int) -> Layout:
+    def _joint(self, node: Node, along: list[int]) -> Layout:
         parts: Any = node.args[0]
-        image, dim = layout_of(parts[index]), argument(node, "dim", 0) % len(shape_of(node))
-        if not image.packable or not image.merged:
+        first, last, dim = along[0], along[-1], argument(node, "dim", 0) % len(shape_of(node))
+        layouts = [layout_of(parts[index]) for index in along]
+        if not all(layout.packable and layout.merged for layout in layouts):
             raise Unmatched("joins images along a spatial axis")
+        spaces = [layout.space for layout in layouts]
+        between = [space.before for space in spaces[1:]] + [space.after for space in spaces[:-1]]
+        if len(along) <= last - first or any(between) or len({s.grid for s in spaces}) > 1:
+            raise Unmatched("joins two grids along one axis, or others between them")
         sizes = [shape_of(part)[dim] for part in parts]
-        space = image.space
-        before, after = sum(sizes[:index]) + space.before, sum(sizes[index + 1 :]) + space.after
-        return image.along(Space(space.grid, space.outer, before, after))
+        before, after = sum(sizes[:first]), sum(sizes[last + 1 :])
+        outer = sum(space.outer for space in spaces)
+        ends = before + spaces[0].before, after + spaces[-1].after
+        return layouts[0].along(Space(spaces[0].grid, outer, *ends))
 
     def emit(self, node: Node, place: Place) -> Node:
         parts: Any = node.args[0]
         dim, layout = argument(node, "dim", 0), layout_of(node)
-        if (image := self._along_sites(node)) is not None:
+        if along := self._along_sites(node):
             pieces = [
-                place.beside(part, node) if index == image else place.plain(part)
+                place.beside(part, node) if index in along else place.plain(part)
                 for index, part in enumerate(parts)
             ]
             return place.call(aten.cat.default, pieces, layout.packed_dim(dim))
@@ -130,7 +134,7 @@ class Concatenate(Rule):
 
 @register(aten.slice)
 class Slice(Rule):
-    """A part of a plain axis; or of an axis that joins text and image, all sites or none."""
+    """A part of a plain axis; of an axis that joins text and images, whole images or none."""
 
     cheap = True
 
@@ -156,10 +160,18 @@ class Slice(Rule):
         end = space.before + space.sites
         if stop <= space.before or start >= end:
             return layout.along(None, stop - start)
-        if start > space.before or stop < end:
+        first, last = self._images(space, start, stop)
+        ends = max(space.before - start, 0), max(stop - end, 0)
+        return layout.along(Space(space.grid, last - first, *ends))
+
+    def _images(self, space: Space, start: int, stop: int) -> tuple[int, int]:
+        """Which of the ``outer`` images lie between ``start`` and ``stop``."""
+        sites = space.sites // space.outer
+        first, left = divmod(max(start - space.before, 0), sites)
+        last, right = divmod(min(stop - space.before, space.sites), sites)
+        if left or right:
             raise Unmatched("takes a part of the grid")
-        left = Space(space.grid, space.outer, space.before - start, stop - end)
-        return layout.along(left)
+        return first, last
 
     def geometry(self, node: Node) -> Window | None:
         """Every so many rows or columns of an image, from the first few to the end."""
@@ -194,6 +206,12 @@ class Slice(Rule):
         """Ends that lie behind the sites are counted from the back: sites are few when packed."""
         space, (dim, start, stop, _) = layout_of(source(node)).space, self._range(node)
         last = space.before + space.sites
+        if layout_of(node).grid and layout_of(node).space.outer < space.outer:
+            around = (space.outer, space.before, space.after)
+            images = self._images(space, start, stop)
+            ends = min(start, space.before), max(stop - last, 0)
+            x = place.beside(source(node), node)
+            return place.call(ops.cut_images, x, dim, around, images, ends)
         start = start if start <= space.before else start - space.size
         end: int | None = stop if stop < last else stop - space.size
         x = place.beside(source(node), source(node))
