@@ -193,7 +193,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"diffusers {result['diffusers']}, torch {result['torch']}; tiny configurations, fp32, "
         f"edits of {', '.join(f'{share:.0%}' for share in SHARES)} of the picture. *exact* is the "
         "largest error against the dense run, *fixed* against the oracle, relative to the largest "
-        "magnitude of the output. Shares are of the dense multiply-accumulates.",
+        "magnitude of the output. Shares are of the dense multiply-accumulates; what is static is "
+        "recorded, and no update computes it.",
         "",
         ", ".join(f"{number} {state}" for state, number in count.items() if number),
         "",
@@ -251,6 +252,14 @@ def without_run(name: str) -> dict[str, Any]:
     return {"name": name, "state": state, "reason": "" if known else "new in diffusers"}
 
 
+def earlier(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The rows of classes and of published configurations that a run cut short has left."""
+    path = folder / "coverage.json"
+    result = json.loads(path.read_text()) if path.exists() else {"classes": [], "published": []}
+    done = {row["name"]: row for row in result["classes"] if row["state"] != "not run"}
+    return done, {row["name"]: row for row in result["published"]}
+
+
 def save(folder: Path, rows: list[dict[str, Any]], published: list[dict[str, Any]]) -> None:
     """Written after every row, so that a run cut short leaves what it has."""
     result = {
@@ -270,11 +279,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=300, help="at most, for a class")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
     options = parser.parse_args()
     zoo.load()
     rows = {n: without_run(n) for n in options.names or {*zoo.classes(), *zoo.TINY}}
-    published: list[dict[str, Any]] = []
-    work = [(examine_full, name) for name in sorted(zoo.FULL) if not options.names]
+    done, full = earlier(options.out) if options.resume else ({}, {})
+    rows |= {name: row for name, row in done.items() if name in rows}
+    published = list(full.values())
+    work = [
+        (examine_full, name) for name in sorted(zoo.FULL) if not options.names and name not in full
+    ]
     work += [(examine, name) for name, row in sorted(rows.items()) if row["state"] == "not run"]
     with ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(apart, *item, options.seconds): item[0] for item in work}

@@ -9,7 +9,9 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
 from .forms.patches import patches
-from .forms.products import over_frames
+from .forms.products import over_frames, over_tokens
+
+_FORMS = (patches, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Arrange:
             if node.op != "call_function":
                 continue
             interpret(node)
-            before, new = node.prev, patches(node) or over_frames(node)
+            before, new = node.prev, next(filter(None, (form(node) for form in _FORMS)), None)
             if new is None:
                 continue
             while before.next is not node:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import gcd, sqrt
 from typing import NamedTuple
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
 CONDITION = 4  # length of the conditioning vector
 CONTEXT = (3, 5)  # tokens and channels of the cross-attended context
 MAX_CHANNELS, MAX_SITES = 12, 400
+OUT = st.sampled_from([4, 1, 3, 6, 8])
 
 
 class Shape(NamedTuple):
@@ -92,3 +94,13 @@ class Step:
 
     def build(self, shape: Shape, skips: list[Shape], make: Maker) -> nn.Module:
         raise NotImplementedError
+
+
+def divisor(number: int, wanted: int) -> int:
+    return gcd(number, wanted) if wanted else number
+
+
+def pairs(*values: int) -> st.SearchStrategy[Pair]:
+    """Both entries alike more often than not."""
+    one = st.sampled_from(values)
+    return one.map(lambda v: (v, v)) | st.tuples(one, one)

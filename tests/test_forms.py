@@ -192,6 +192,8 @@ UNEVEN, OVER_TIME = torch.rand(3, 1, 3, 1, 2), torch.rand(2, 3, 3, 1)
         lambda x: F.interpolate(x, size=(3, 9, 12), mode="trilinear", align_corners=True),
         lambda x: F.conv2d(x.flatten(3), OVER_TIME, padding=(1, 0)),
         lambda x: F.conv1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), torch.ones(2, 3, 3)).sin(),
+        lambda x: F.conv1d(x.flatten(3).flatten(1, 2), torch.ones(5, 12, 1), torch.ones(5)).sin(),
+        lambda x: torch.where(x > 0, x, 99.0),
         lambda x: F.avg_pool1d(x.permute(0, 3, 4, 1, 2).flatten(0, 2), 2).sin(),
     ],
 )

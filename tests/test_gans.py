@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.agreement import assert_right
-from tests.gans import GANS, gan
+from tests.nets.gans import GANS, gan
 
-# Least share of the multiply-accumulates in packed nodes. What is left out falls back somewhere.
-PACKED = {
-    **dict.fromkeys(("spade, batch norm", "spade, instance norm", "pix2pix", "cyclegan"), 0.99),
-    **dict.fromkeys(("adain", "wavelets", "real-esrgan"), 0.99),
-    "nafnet": 0.95,
-}
+# Most keep 0.95 of their multiply-accumulates packed or recorded; these do not: StyleGAN2 spreads
+# its colours by pads on axes of size one, LaMa convolves frequencies, and each sees every edit.
+LESS = {"stylegan2, noise": 0.8, "stylegan2, features": 0.8, "lama": 0.79}
 
 
 @pytest.mark.parametrize("name", GANS)
 def test_update_is_right_and_packed(name: str) -> None:
     report = assert_right(gan(name, batch=2))
-    assert report.share("packed") >= PACKED.get(name, 0.0)
+    assert report.share("packed") + report.share("static") >= LESS.get(name, 0.95)

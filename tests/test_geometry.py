@@ -24,7 +24,8 @@ from sparsify.codegen.geometry import (
 )
 from torch import Tensor
 
-from tests.networks import MASKS, PAD_MODES, MaskRecipe
+from tests.networks import MASKS, MaskRecipe
+from tests.picture_steps import PAD_MODES
 
 Pair = tuple[int, int]
 CPU = torch.device("cpu")

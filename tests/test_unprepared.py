@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from sparsify import sparsify
 from tests.agreement import ALLOWED, Example, above, assert_right, exact_errors, fixed_errors, masks
+from tests.nets.base import C, conv
+from tests.nets.inputs import OTHERS, other
+from tests.nets.pictures import PICTURES, pictures
 from tests.networks import MASKS, MaskRecipe
-from tests.unprepared import OTHERS, PICTURES, C, conv, other, pictures
 
 NAMES = list(PICTURES)
 SIX = [NAMES[i : i + 6] for i in range(0, len(NAMES), 6)]

@@ -27,6 +27,11 @@ def rotated(x: Tensor, angles: Tensor, kind: str) -> Tensor:
     if kind == "complex":
         turn = torch.polar(torch.ones_like(angles), angles)
         return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(3)
+    if kind == "in place":
+        turned, (cos, sin) = torch.empty_like(x), (angles.cos(), angles.sin())
+        turned[..., ::2] = x[..., ::2] * cos - x[..., 1::2] * sin
+        turned[..., 1::2] = x[..., 1::2] * cos + x[..., ::2] * sin
+        return turned
     if kind == "pairs":
         real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
         swapped = torch.stack([-imaginary, real], -1).flatten(3)
@@ -137,7 +142,7 @@ class Frames(Step):
 
 
 JOINT = st.builds(
-    Joint, st.booleans(), st.booleans(), st.sampled_from(["none", "pairs", "complex"])
+    Joint, st.booleans(), st.booleans(), st.sampled_from(["none", "pairs", "complex", "in place"])
 )
 LINEAR_ATTENTION = st.builds(LinearAttention, st.booleans())
 FRAMES = st.builds(Frames, st.sampled_from(["time", "tokens", "norm"]))

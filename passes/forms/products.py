@@ -95,3 +95,20 @@ def over_frames(node: Node) -> Node | None:
     x = call(node, aten.conv1d.default, x, weight, argument(node, "bias"), *geometry)
     x = call(node, aten.reshape.default, x, [batch, sites, *shape_of(x)[1:]])
     return call(node, aten.permute.default, x, [0, 2, 3, 1])
+
+
+def over_tokens(node: Node) -> Node | None:
+    """conv1d of width one on [N, C, sites] -> product. Requires layouts."""
+    if node.target is not aten.conv1d.default or argument(node, "groups") != 1:
+        return None
+    layout, weight = source(node).meta["layout"], source(node, 1)
+    if not isinstance(layout, Layout) or layout.is_plain(2) or shape_of(weight)[2] != 1:
+        return None
+    if shape_of(node)[2] != shape_of(source(node))[2]:
+        return None
+    matrix = call(node, aten.reshape.default, weight, list(shape_of(weight)[:2]))
+    result = call(node, aten.matmul.default, matrix, source(node))
+    bias = argument(node, "bias")
+    if bias is None:
+        return result
+    return call(node, aten.add.Tensor, result, call(node, aten.unsqueeze.default, bias, 1))

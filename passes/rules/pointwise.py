@@ -14,7 +14,7 @@ from .base import Rule, argument, is_edited, layout_of, register, shape_of, sour
 aten = torch.ops.aten
 
 
-@register("pointwise", aten._to_copy, aten.to)
+@register("pointwise", aten._to_copy, aten.to, aten.where)
 class Pointwise(Rule):
     """Any operator tagged pointwise, with broadcasting."""
 

@@ -1,0 +1,1 @@
+"""Small networks as others write them, which the library was not made for."""

@@ -1,0 +1,109 @@
+"""What an update has to give, made without the compiler's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from sparsify.passes.analyze import AnalyzeLayout
+from sparsify.passes.arrange import Arrange
+from sparsify.passes.canonicalize import Canonicalize
+from sparsify.passes.capture import capture
+from sparsify.passes.layout import Layout
+from sparsify.passes.masks import PropagateMasks
+from sparsify.passes.oracle import Baseline, Oracle
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from tests.networks import Arguments, Recipe
+
+Norm = Literal["updated", "baseline"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The settings of policy "fixed"."""
+
+    norm: Norm = "updated"
+    dilate: int = 1
+    dense_share: float = 0.0
+
+
+FIXED = st.builds(
+    Fixed,
+    norm=st.sampled_from(["updated", "baseline"]),
+    dilate=st.integers(0, 2),
+    dense_share=st.sampled_from([0.0, 0.0, 0.3]),
+)
+
+
+class Reference:
+    """The oracle on a graph of its own, with masks made without the compiler's tables."""
+
+    def __init__(self, recipe: Recipe, fixed: Fixed) -> None:
+        self.fixed = fixed
+        self.module = capture(recipe.build(), recipe.inputs(), {}).module
+        layouts = (Layout.image(recipe.inputs()[0].shape), None, None)
+        analyze = AnalyzeLayout(layouts)
+        for step in (Canonicalize(), Arrange(analyze), analyze):
+            self.module = step(self.module)
+        nodes = [node for node in self.module.graph.nodes if node.op != "output"]
+        policy = PropagateMasks(recipe.grid, dilate=fixed.dilate, dense_share=fixed.dense_share)
+        self._dense_grids = policy.dense_grids(nodes)
+        self._nodes = nodes
+
+    def masks(self, mask: Tensor) -> dict[Node, Tensor]:
+        """The active mask of every node that is not computed whole."""
+        wide = _dilate(mask, self.fixed.dilate).double()[None]
+        masks: dict[Node, Tensor] = {}
+        for node in self._nodes:
+            layout = node.meta["layout"]
+            if not isinstance(layout, Layout) or not layout.packable:
+                continue
+            if layout.grid in self._dense_grids:
+                continue
+            is_pad = node.target is torch.ops.aten.pad.default and layout.is_image
+            before = masks.get(node.args[0]) if is_pad else None
+            if before is not None:
+                masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
+            else:
+                masks[node] = F.adaptive_max_pool2d(wide, layout.grid)[0] > 0
+        return masks
+
+    def update(self, before: Arguments, after: Arguments, mask: Tensor) -> Any:
+        """The contract, spelt out."""
+        baseline = Baseline(self.module)
+        baseline.run(*before)
+        oracle = Oracle(self.module, baseline.env, self.masks(mask), self.fixed.norm)
+        return oracle.run(*after)
+
+    def active_outputs(self, mask: Tensor) -> list[Tensor | None]:
+        """Per output the sites that an update may change, broadcast to its shape; None: all."""
+        masks = self.masks(mask)
+        outputs = tree_leaves(self.module.graph.output_node().args[0])
+        return [_on_axes(node, masks[node]) if node in masks else None for node in outputs]
+
+
+def _dilate(mask: Tensor, pixels: int) -> Tensor:
+    wide = torch.zeros_like(mask)
+    for y, x in mask.nonzero().tolist():
+        top, left = max(0, y - pixels), max(0, x - pixels)
+        wide[top : y + pixels + 1, left : x + pixels + 1] = True
+    return wide
+
+
+def _on_axes(node: Node, mask: Tensor) -> Tensor:
+    layout: Layout = node.meta["layout"]
+    space, at = layout.space, layout.site_dim
+    beside = [torch.ones(size, dtype=torch.bool) for size in (space.before, space.after)]
+    line = torch.cat([beside[0], mask.flatten().repeat(space.outer), beside[1]])
+    after = len(layout.dims) - at - (1 if layout.merged else 2)
+    return (
+        line.reshape(-1, *[1] * after)
+        .expand(*layout.shape[:at], -1, *layout.shape[len(layout.dims) - after :])
+        .reshape(layout.shape)
+    )
