@@ -1,4 +1,4 @@
-"""Forms that depend on where the grid lies: patches, convolutions over frames."""
+"""Forms that depend on where the grid lies: patches, pads, convolutions over frames."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
 from .forms.patches import patches
+from .forms.pictures import pad_picture
 from .forms.products import over_frames, over_tokens
 
-_FORMS = (patches, over_frames, over_tokens)
+_FORMS = (patches, pad_picture, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)

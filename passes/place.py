@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from sparsify.codegen import ops, tables
@@ -12,10 +12,39 @@ from torch.fx import Node
 
 from .layout import Layout
 
-if TYPE_CHECKING:
-    from .pack import Packer
-
 aten = torch.ops.aten
+
+
+class Packer(Protocol):
+    """What places need of the packer that fills the update graph."""
+
+    def update(self, target: Any, *args: Any, **kwargs: Any) -> Node: ...
+
+    def plan(self, function: Callable[..., Any], *args: Any) -> Node: ...
+
+    def table(
+        self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
+    ) -> Node: ...
+
+    def sized(self, table: Node, sites: Node | None) -> Node: ...
+
+    def sites(self, mask: Any, layout: Any) -> Node | None: ...
+
+    def taps(
+        self, image: Node, geometry: Geometry, out_sites: Node | None
+    ) -> tuple[Node, Node | None, Node]: ...
+
+    def current_at(self, value: Node, sites: Node | None) -> Node: ...
+
+    def baseline_at(self, value: Node, sites: Node) -> Node: ...
+
+    def dense(self, value: Node) -> Node: ...
+
+    def folded(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node: ...
+
+    def current_statistics(self, norm: Node, x: Node) -> tuple[Node, Node]: ...
+
+    def recorded_statistics(self, norm: Node) -> tuple[Node, Node]: ...
 
 
 class Place:

@@ -210,6 +210,20 @@ def test_frames(function: Function) -> None:
     assert not sparse.report().fallbacks
 
 
+def test_pads_of_channels_last() -> None:
+    def padded(x: Tensor) -> Tensor:
+        return F.pad(x.permute(0, 2, 3, 1)[..., None], (0, 0, 0, 0, 2, 1, 1, 0)).sin()
+
+    x = torch.randn(2, 3, 6, 5)
+    sparse = sparsify(Of(padded).eval(), backend="eager", dense_share=0.0, policy="exact")
+    _, baseline = sparse.record(x)
+    mask = torch.zeros(6, 5, dtype=torch.bool)
+    mask[0, 3:] = True
+    edited = torch.where(mask, torch.randn_like(x), x)
+    torch.testing.assert_close(sparse.update(baseline, edited, mask=mask), padded(edited))
+    assert not sparse.report().fallbacks
+
+
 class Clip(nn.Module):
     """Two convolutions over frames with attention over time between."""
 

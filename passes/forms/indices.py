@@ -30,9 +30,8 @@ def constant(arg: Any) -> Tensor | None:
     if any(value is None for value in known.values()):
         return None
     args, kwargs = torch.fx.map_arg((arg.args, arg.kwargs), known.__getitem__)
-    value: Tensor = arg.target(
-        *args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})}
-    )
+    on_cpu = {"device": "cpu"} if "device" in kwargs else {}  # the graph's may be meta
+    value: Tensor = arg.target(*args, **{**kwargs, **on_cpu})
     return value
 
 
