@@ -288,3 +288,27 @@ def test_pictures_joined_along_their_sites(policy: str) -> None:
         torch.testing.assert_close(got, want)
     else:
         torch.testing.assert_close(got[3], want[3])  # the words attend to everything
+
+
+class StridedNorm(nn.Module):
+    """The statistics of every other pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x).relu()[:, :, 1::2, ::2]).tanh()
+
+
+@torch.no_grad()
+def test_norm_of_a_strided_slice() -> None:
+    """The recorded values at active sites are those of the recorded picture."""
+    model, x = StridedNorm().eval(), torch.randn(1, 3, 8, 10)
+    mask = torch.zeros(8, 10, dtype=torch.bool)
+    mask[2:5, 3:6] = True
+    edited = torch.where(mask, 3 + torch.randn_like(x), x)
+    sparse = sparsify(model, backend="eager", dense_share=0.0, dilate=1)
+    _, baseline = sparse.record(x)
+    got = sparse.update(baseline, edited, mask=mask)
+    torch.testing.assert_close(got[..., 1:3, 1:3], model(edited)[..., 1:3, 1:3])

@@ -187,6 +187,8 @@ class Slice(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         layout, (dim, start, stop, step) = layout_of(source(node)), self._range(node)
         if (geometry := self.geometry(node)) is not None:
+            if place.is_baseline:
+                return place.moved(geometry).packed(source(node))
             return place.call(ops.gather_one, *place.taps(source(node), geometry))
         if layout.is_plain(dim):
             x, at = place.packed(source(node)), layout.packed_dim(dim)
