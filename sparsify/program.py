@@ -209,8 +209,9 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     unknown = sorted(set(config.grids) - set(names))
     if unknown:
         raise GridError(f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}")
+    pictures = {tuple(leaf.shape[-2:]) for leaf in leaves if _has_axes(leaf, is_float=True)}
     layouts = tuple(
-        _layout(name, leaf, config.grids[name]) if name in config.grids else _image(leaf)
+        _layout(name, leaf, config.grids[name]) if name in config.grids else _image(leaf, pictures)
         for name, leaf in zip(names, leaves, strict=True)
     )
     if not any(layouts):
@@ -221,17 +222,29 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     return layouts
 
 
-def _image(leaf: Any) -> Layout | None:
-    is_image = isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
-    layout = Layout.image(leaf.shape) if is_image else None
-    return layout if layout is not None and layout.grid else None
+def _has_axes(leaf: Any, is_float: bool) -> bool:
+    """The axes of an image or a video."""
+    if not isinstance(leaf, Tensor) or leaf.dim() not in (4, 5):
+        return False
+    return leaf.is_floating_point() == is_float
+
+
+def _image(leaf: Any, pictures: set[tuple[int, ...]]) -> Layout | None:
+    """Labels and truth values are pictures too, unless of another size: masks of attention, say."""
+    is_label = _has_axes(leaf, is_float=False)
+    if is_label and pictures and tuple(leaf.shape[-2:]) not in pictures:
+        return None
+    if not is_label and not _has_axes(leaf, is_float=True):
+        return None
+    layout = Layout.image(leaf.shape)
+    return layout if layout.grid else None
 
 
 def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
     if grid is None:
         return None
-    if not isinstance(leaf, Tensor) or leaf.dtype == torch.bool or leaf.dim() < 2:
-        raise GridError(f"grids names {name!r}, which is not a tensor of numbers [N, L, C]")
+    if not isinstance(leaf, Tensor) or leaf.dim() < 2:
+        raise GridError(f"grids names {name!r}, which is not a tensor [N, L, C]")
     if leaf.dim() > 2 and tuple(leaf.shape[-2:]) == tuple(grid):
         return Layout.image(leaf.shape)
     if leaf.dim() > 3:

@@ -222,3 +222,19 @@ class Unknown:
 def test_unknown_containers_are_refused() -> None:
     with pytest.raises(CaptureError, match="Unknown"):
         sparsify(Function(Unknown).eval()).record(torch.randn(1, C, 8, 12))
+
+
+class Attending(nn.Module):
+    """Tokens of a picture under a mask of attention, which is no picture."""
+
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)[:, None]
+        y = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, keys)
+        return x + y[:, 0].transpose(1, 2).reshape(x.shape)
+
+
+def test_masks_of_attention_are_no_pictures() -> None:
+    keys = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)) < 0.5
+    keys[..., 0] = True
+    report = assert_right(Example(Attending(), {"x": torch.randn(1, 4, 6, 8), "keys": keys}))
+    assert report.share("packed") == 1.0
