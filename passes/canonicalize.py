@@ -27,6 +27,7 @@ VIEWS: tuple[Form, ...] = (
 _FORMS: tuple[Form, ...] = (
     products.einsum,
     products.matrix_product,
+    views.drop_copies,
     products.whole_kernel,
     video.conv3d,
     video.pool3d,
@@ -34,7 +35,6 @@ _FORMS: tuple[Form, ...] = (
     frames.pad_frames,
     frames.nearest,
     frames.trilinear,
-    views.drop_copies,
     reductions.adaptive_pool,
     reductions.variance,
     reductions.extreme,

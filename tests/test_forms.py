@@ -177,6 +177,7 @@ UNEVEN, OVER_TIME = torch.rand(3, 1, 3, 1, 2), torch.rand(2, 3, 3, 1)
         lambda x: F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect"),
         lambda x: F.pad(x, (1, 1, 1, 1, 1, 3), mode="circular"),
         lambda x: F.pad(x, (0, 0, 0, 0, 2, 0)),
+        lambda x: F.pad(x, (0, 0, 0, 0, 0, 0), mode="replicate").sin(),
         lambda x: F.pad(x, (1, 1), value=3.0),
         lambda x: F.interpolate(x, scale_factor=2),
         lambda x: F.interpolate(x, scale_factor=(1, 2, 2)),

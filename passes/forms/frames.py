@@ -24,7 +24,7 @@ def pad_frames(node: Node) -> Node | None:
     if first or last:
         x = _more_frames(node, x, first, last, mode, value)
     if not any((left, right, top, bottom)):
-        return None if x is source(node) else x
+        return x
     images = _merged(node, x)
     images = call(node, aten.pad.default, images, [left, right, top, bottom], mode, value)
     return reshaped(node, images, shape_of(node))

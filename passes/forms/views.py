@@ -19,8 +19,10 @@ _TRANSPARENT = (aten.clone, aten.alias, aten.detach, aten.contiguous, aten.lift_
 
 
 def drop_copies(node: Node) -> Node | None:
-    """clone(x) -> x; casts that change nothing -> x."""
+    """clone(x) -> x; casts that change nothing, and pads of nothing -> x."""
     if getattr(node.target, "overloadpacket", None) in _TRANSPARENT:
+        return source(node)
+    if node.target is aten.pad.default and not any(argument(node, "pad")):
         return source(node)
     if node.target is aten._to_copy.default:
         before, after = source(node).meta["val"], node.meta["val"]
