@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -108,7 +109,7 @@ def examine(name: str) -> dict[str, Any]:
         for policy in ("exact", "fixed"):
             row |= _compare(example, policy)
     except SparsifyError as error:
-        return {**row, "state": "refused", "reason": f"{type(error).__name__}: {error}"}
+        return {**row, "state": "refused", "reason": _first_line(error)}
     except Exception as error:  # our own failure: the row shows it
         return {**row, "state": "failed", "reason": _first_line(error)}
     right = row["exact_error"] <= EXACT and row["fixed_error"] <= FIXED  # NaN is neither
@@ -161,8 +162,10 @@ def examine_full(name: str) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
+    """Without the folders of this machine."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return re.sub(r"/\S*/(?=site-packages/|benchmarks/)", "", text)[:300]
 
 
 def apart(task: Callable[[str], dict[str, Any]], name: str, seconds: int) -> dict[str, Any]:
@@ -235,8 +238,11 @@ def _shares(row: dict[str, Any]) -> str:
 
 
 def _reasons(row: dict[str, Any]) -> str:
-    heavy = [f for f in row["fallbacks"] if f["share"] > 0] or row["fallbacks"][:1]
-    return "; ".join(_cell(f"{f['nodes']}x {f['operator']}: {f['reason']}") for f in heavy[:3])
+    """What falls back first; all behind it only says that the arrangement is unknown."""
+    if not row["shares"]["fallback"]:
+        return ""
+    first = [f for f in row["fallbacks"] if not f["reason"].startswith("the arrangement of")]
+    return "; ".join(_cell(f"{f['nodes']}x {f['operator']}: {f['reason']}") for f in first[:3])
 
 
 def _cell(text: str) -> str:
