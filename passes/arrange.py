@@ -9,10 +9,10 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
 from .forms.patches import patches
-from .forms.pictures import pad_picture
+from .forms.pictures import pad_picture, stride_picture
 from .forms.products import over_frames, over_tokens
 
-_FORMS = (patches, pad_picture, over_frames, over_tokens)
+_FORMS = (patches, pad_picture, stride_picture, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)

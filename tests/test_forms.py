@@ -211,9 +211,10 @@ def test_frames(function: Function) -> None:
     assert not sparse.report().fallbacks
 
 
-def test_pads_of_channels_last() -> None:
+def test_pads_and_strides_of_channels_last() -> None:
     def padded(x: Tensor) -> Tensor:
-        return F.pad(x.permute(0, 2, 3, 1)[..., None], (0, 0, 0, 0, 2, 1, 1, 0)).sin()
+        y = F.pad(x.permute(0, 2, 3, 1)[..., None], (0, 0, 0, 0, 2, 1, 1, 0)).sin()
+        return y[:, 1::2, ::3].cos()
 
     x = torch.randn(2, 3, 6, 5)
     sparse = sparsify(Of(padded).eval(), backend="eager", dense_share=0.0, policy="exact")

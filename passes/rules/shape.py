@@ -179,7 +179,7 @@ class Slice(Rule):
         before, after = shape_of(source(node)), shape_of(node)
         if layout.is_plain(dim) or step == 1 or not layout.is_image or len(before) != 4:
             return None
-        if start >= step or after[dim] * step != before[dim] or after[dim] < 2:
+        if start >= step or after[dim] != -((start - before[dim]) // step) or after[dim] < 2:
             return None
         stride, offset = ((step, 1), (-start, 0)) if dim == 2 else ((1, step), (0, -start))
         return Window((before[2], before[3]), (after[2], after[3]), (1, 1), stride, offset)
