@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import frames, indices, norms, products, reductions, video, views
+from .forms import attention, frames, indices, norms, products, reductions, video, views
 
 aten = torch.ops.aten
 
@@ -27,6 +27,7 @@ VIEWS: tuple[Form, ...] = (
 _FORMS: tuple[Form, ...] = (
     products.einsum,
     products.matrix_product,
+    attention.flex_attention,
     views.drop_copies,
     products.whole_kernel,
     video.conv3d,

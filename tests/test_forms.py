@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sparsify.passes.canonicalize import Canonicalize
 from sparsify.passes.capture import capture
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from sparsify import sparsify
 
@@ -63,6 +64,14 @@ def rotated_in_place(x: Tensor) -> Tensor:
     return y
 
 
+def masked_flexibly(x: Tensor) -> Tensor:
+    """Each token sees those before it, and itself."""
+    tokens = x.flatten(2).transpose(1, 2)[:, None].repeat(1, 1, 1, 4)
+    length = tokens.shape[2]
+    allowed = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, "cpu")
+    return flex_attention(tokens, tokens, tokens, block_mask=allowed)
+
+
 def indexed(x: Tensor) -> Tensor:
     """Writes and sums at positions that are known."""
     y = torch.zeros_like(x)
@@ -112,6 +121,7 @@ def channels_last_patchified(x: Tensor) -> Tensor:
         (lambda x: x[:, torch.arange(1, 3)], "index"),
         (lambda x: x.index_put((torch.arange(1).long(), torch.arange(1)), x[0, 0]), "none"),
         (indexed, "index_put scatter"),
+        (masked_flexibly, "flex"),
         (frames_patchified, "split view"),
         (channels_last_patchified, "split view"),
     ],

@@ -40,10 +40,10 @@ def einsum(node: Node) -> Node | None:
     equation, operands = node.args[:2]
     values = [operand.meta["val"] for operand in operands]
     traced = make_fx(lambda *xs: torch.einsum(equation, *xs))(*values)
-    return _inline(node, traced.graph, operands)
+    return inline(node, traced.graph, operands)
 
 
-def _inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
+def inline(node: Node, graph: torch.fx.Graph, operands: list[Node]) -> Node:
     """Copies a traced graph in before ``node``."""
     values: dict[Node, Node] = dict(zip(graph.find_nodes(op="placeholder"), operands, strict=True))
     for inner in graph.nodes:
