@@ -25,13 +25,17 @@ class AnalyzeLayout:
     inputs: tuple[Layout | None, ...]
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        placeholders = module.graph.find_nodes(op="placeholder")
-        for node, layout in zip(placeholders, self.inputs, strict=True):
-            node.meta.update(edited=layout is not None, layout=layout)
+        self.mark(module)
         for node in module.graph.nodes:
             if node.op not in ("placeholder", "output"):
                 interpret(node)
         return module
+
+    def mark(self, module: GraphModule) -> None:
+        """Sets ``edited`` and ``layout`` on the placeholders."""
+        placeholders = module.graph.find_nodes(op="placeholder")
+        for node, layout in zip(placeholders, self.inputs, strict=True):
+            node.meta.update(edited=layout is not None, layout=layout)
 
 
 def interpret(node: Node) -> None:

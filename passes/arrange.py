@@ -23,9 +23,10 @@ class Arrange:
     analyze: AnalyzeLayout
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        graph = self.analyze(module).graph
+        graph = module.graph
+        self.analyze.mark(module)
         for node in list(graph.nodes):
-            if node.op != "call_function":
+            if node.op in ("placeholder", "output"):
                 continue
             interpret(node)
             before, new = node.prev, next(filter(None, (form(node) for form in _FORMS)), None)

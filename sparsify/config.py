@@ -39,8 +39,9 @@ class SparsifyConfig:
 
     grids: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
     """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes.
-    Other floating-point inputs of four or five dimensions are taken as images [N, C, H, W] or
-    videos [N, C, T, H, W], whose frames share one mask."""
+    Other inputs of four or five dimensions are taken as images [N, C, H, W] or videos
+    [N, C, T, H, W], whose frames share one mask: numbers of any size, labels and truth values of
+    the size of a picture among them."""
 
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""

@@ -209,7 +209,9 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     unknown = sorted(set(config.grids) - set(names))
     if unknown:
         raise GridError(f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}")
-    pictures = {tuple(leaf.shape[-2:]) for leaf in leaves if _has_axes(leaf, is_float=True)}
+    pictures = {
+        tuple(leaf.shape[-2:]) for leaf in leaves if _has_axes(leaf) and leaf.is_floating_point()
+    }
     layouts = tuple(
         _layout(name, leaf, config.grids[name]) if name in config.grids else _image(leaf, pictures)
         for name, leaf in zip(names, leaves, strict=True)
@@ -222,19 +224,14 @@ def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, .
     return layouts
 
 
-def _has_axes(leaf: Any, is_float: bool) -> bool:
+def _has_axes(leaf: Any) -> bool:
     """The axes of an image or a video."""
-    if not isinstance(leaf, Tensor) or leaf.dim() not in (4, 5):
-        return False
-    return leaf.is_floating_point() == is_float
+    return isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
 
 
 def _image(leaf: Any, pictures: set[tuple[int, ...]]) -> Layout | None:
     """Labels and truth values are pictures too, unless of another size: masks of attention, say."""
-    is_label = _has_axes(leaf, is_float=False)
-    if is_label and pictures and tuple(leaf.shape[-2:]) not in pictures:
-        return None
-    if not is_label and not _has_axes(leaf, is_float=True):
+    if not _has_axes(leaf) or (pictures and tuple(leaf.shape[-2:]) not in pictures):
         return None
     layout = Layout.image(leaf.shape)
     return layout if layout.grid else None

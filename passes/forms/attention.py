@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from ..rules.base import shape_of, source
-from .base import call
+from ..rules.base import shape_of
+from .base import call, result_of
 from .products import inline
 
 aten = torch.ops.aten
@@ -17,23 +16,18 @@ aten = torch.ops.aten
 
 def flex_attention(node: Node) -> Node | None:
     """The result of flex_attention that changes no score -> attention under its mask."""
-    if node.target is not operator.getitem or node.args[1] != 0:
+    flex, module = result_of(node, torch.ops.higher_order.flex_attention), node.graph.owning_module
+    if flex is None or module is None:
         return None
-    flex, module = source(node), node.graph.owning_module
-    if flex.target is not torch.ops.higher_order.flex_attention or module is None:
+    arguments: Any = flex.args
+    query, key, value, score, blocks, scale, _, _, buffers = arguments
+    (batch, heads, queries, _), (_, key_heads, keys, _) = shape_of(query), shape_of(key)
+    if not _returns_its_score(_graph(module, score)) or heads != key_heads:
         return None
-    query, key, value, score, block, scale, _, _, buffers = flex.args
-    blocks: Any = block
-    own: Any = buffers
-    if (
-        not _returns_its_score(_graph(module, score))
-        or shape_of(source(flex, 1))[1] != (shape_of(source(flex))[1])
-    ):
-        return None
-    sizes = (*shape_of(source(flex))[:3], shape_of(source(flex, 1))[2])
+    sizes = (batch, heads, queries, keys)
     places = [_positions(node, size, axis) for axis, size in enumerate(sizes)]
-    allowed = inline(node, _graph(module, blocks[-1]), [*places, *own])
-    shape = [*shape_of(allowed)[:2], *sizes[2:]]
+    allowed = inline(node, _graph(module, blocks[-1]), [*places, *buffers])
+    shape = [*shape_of(allowed)[:2], queries, keys]
     allowed = call(node, aten.expand.default, allowed, shape)
     attend = aten.scaled_dot_product_attention.default
     return call(node, attend, query, key, value, allowed, 0.0, False, scale=scale)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from ..rules.base import shape_of
+from ..rules.base import shape_of, source
 
 aten = torch.ops.aten
 
@@ -24,6 +25,14 @@ def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     values = torch.fx.map_arg((args, kwargs), lambda arg: arg.meta["val"])
     new.meta["val"] = target(*values[0], **values[1])
     return new
+
+
+def result_of(node: Node, *targets: Any) -> Node | None:
+    """The node, of one of ``targets``, whose first result this is."""
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return None
+    whole = source(node)
+    return whole if whole.target in targets else None
 
 
 def permuted(node: Node, x: Node, order: list[int]) -> Node:

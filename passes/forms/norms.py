@@ -10,7 +10,7 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..rules.base import argument, shape_of, source
-from .base import call
+from .base import call, result_of
 
 aten = torch.ops.aten
 
@@ -67,10 +67,8 @@ def vector_norm(node: Node) -> Node | None:
 
 def batch_norm(node: Node) -> Node | None:
     """Batch norm with running statistics -> x * scale + shift."""
-    if node.target is not operator.getitem or node.args[1] != 0:
-        return None
-    norm = source(node)
-    if norm.target is not aten._native_batch_norm_legit_no_training.default:
+    norm = result_of(node, aten._native_batch_norm_legit_no_training.default)
+    if norm is None:
         return None
     x, weight, bias, mean, variance, _, eps = norm.args
     assert isinstance(eps, float)

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from ..rules.base import argument, shape_of, source
-from .base import call
+from .base import call, result_of
 
 aten = torch.ops.aten
 
@@ -18,10 +18,8 @@ aten = torch.ops.aten
 def adaptive_pool(node: Node) -> Node | None:
     """adaptive_avg_pool2d, and the result of adaptive_max_pool2d -> mean, amax, or a pool."""
     mean = node.target is aten.adaptive_avg_pool2d.default
-    if not mean and (node.target is not operator.getitem or node.args[1] != 0):
-        return None
-    pool = node if mean else source(node)
-    if not mean and pool.target is not aten.adaptive_max_pool2d.default:
+    pool = node if mean else result_of(node, aten.adaptive_max_pool2d.default)
+    if pool is None:
         return None
     x, out, grid = source(pool), shape_of(node)[-2:], shape_of(source(pool))[-2:]
     if out == (1, 1):
@@ -60,13 +58,11 @@ def variance(node: Node) -> Node | None:
 
 def extreme(node: Node) -> Node | None:
     """The values of max or min along an axis, or of all -> amax, amin."""
-    targets = {aten.max.default: aten.amax, aten.min.default: aten.amin}
+    targets: dict[Any, Any] = {aten.max.default: aten.amax, aten.min.default: aten.amin}
     if node.target in targets:
         return call(node, targets[node.target].default, source(node))
-    if node.target is not operator.getitem or node.args[1] != 0:
-        return None
     targets = {aten.max.dim: aten.amax, aten.min.dim: aten.amin}
-    if (whole := source(node)).target not in targets:
+    if (whole := result_of(node, *targets)) is None:
         return None
     dim, keepdim = argument(whole, "dim"), argument(whole, "keepdim")
     return call(node, targets[whole.target].default, source(whole), [dim], keepdim)

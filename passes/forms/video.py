@@ -71,8 +71,9 @@ def _apart(node: Node, video: Node, stride: int) -> Node:
 
 def pool3d(node: Node) -> Node | None:
     """avg_pool3d or max_pool3d -> pool of pictures, and of the frames that each reads."""
-    pools = {aten.avg_pool3d.default: aten.avg_pool2d, aten.max_pool3d.default: aten.max_pool2d}
-    if node.target not in pools or argument(node, "ceil_mode"):
+    is_average = node.target is aten.avg_pool3d.default
+    is_pool = is_average or node.target is aten.max_pool3d.default
+    if not is_pool or argument(node, "ceil_mode"):
         return None
     kernel, padding = (_triple(argument(node, name)) for name in ("kernel_size", "padding"))
     stride = _triple(argument(node, "stride") or kernel)
@@ -80,14 +81,11 @@ def pool3d(node: Node) -> Node | None:
     if padding[0] or argument(node, "divisor_override"):
         return None
     x = _frames_read(node, source(node), kernel[0], stride[0], dilation[0])
-    merge = aten.mean.dim if node.target is aten.avg_pool3d.default else aten.amax.default
-    x = call(node, merge, x, [2])
-    geometry: list[Any] = [kernel[1:], stride[1:], padding[1:]]
-    if node.target is aten.avg_pool3d.default:
-        geometry += [False, argument(node, "count_include_pad")]
-    else:
-        geometry += [dilation[1:]]
-    return _as_video(node, call(node, pools[node.target].default, _by_frame(node, x), *geometry))
+    x = call(node, aten.mean.dim if is_average else aten.amax.default, x, [2])
+    how = [False, argument(node, "count_include_pad")] if is_average else [dilation[1:]]
+    pool = aten.avg_pool2d.default if is_average else aten.max_pool2d.default
+    images = call(node, pool, _by_frame(node, x), kernel[1:], stride[1:], padding[1:], *how)
+    return _as_video(node, images)
 
 
 def _triple(value: Any) -> list[int]:

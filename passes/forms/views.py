@@ -10,7 +10,7 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..rules.base import argument, permutation, shape_of, source
-from .base import call, permuted, reshaped
+from .base import call, permuted, reshaped, result_of
 
 aten = torch.ops.aten
 
@@ -124,15 +124,19 @@ _FILLS = {
 }
 
 
+def _made(node: Node, factory: Any, *args: Any) -> Node:
+    """A tensor of the shape, type and device of ``node``."""
+    like = node.meta["val"]
+    return call(node, factory, list(like.shape), *args, dtype=like.dtype, device=like.device)
+
+
 def constant_fill(node: Node) -> Node | None:
     """zeros_like, new_full and their kin read nothing but a shape -> full."""
     packet = getattr(node.target, "overloadpacket", None)
     if packet not in _FILLS:
         return None
     value = _FILLS[packet] if _FILLS[packet] is not None else argument(node, "fill_value")
-    wanted = node.meta["val"]
-    options = {"dtype": wanted.dtype, "device": wanted.device}
-    return call(node, aten.full.default, list(wanted.shape), value, **options)
+    return _made(node, aten.full.default, value)
 
 
 _DRAWS = {aten.randn_like.default: aten.randn.default, aten.rand_like.default: aten.rand.default}
@@ -140,26 +144,18 @@ _DRAWS = {aten.randn_like.default: aten.randn.default, aten.rand_like.default: a
 
 def draw(node: Node) -> Node | None:
     """randn_like and rand_like read nothing but a shape -> randn, rand."""
-    if node.target not in _DRAWS:
-        return None
-    wanted = node.meta["val"]
-    options = {"dtype": wanted.dtype, "device": wanted.device}
-    return call(node, _DRAWS[node.target], list(wanted.shape), **options)
+    return _made(node, _DRAWS[node.target]) if node.target in _DRAWS else None
 
 
 def dropout(node: Node) -> Node | None:
     """The result of native_dropout -> a product with a drawn pattern, or nothing."""
-    if node.target is not operator.getitem or node.args[1] != 0:
+    drop = result_of(node, aten.native_dropout.default)
+    if drop is None:
         return None
-    drop = source(node)
-    if drop.target is not aten.native_dropout.default:
-        return None
-    x, rate, wanted = source(drop), argument(drop, "p"), node.meta["val"]
+    x, rate = source(drop), argument(drop, "p")
     if not argument(drop, "train") or rate == 0:
         return x
-    options = {"dtype": wanted.dtype, "device": wanted.device}
-    drawn = call(node, aten.rand.default, list(wanted.shape), **options)
-    kept = call(node, aten.ge.Scalar, drawn, rate)
+    kept = call(node, aten.ge.Scalar, _made(node, aten.rand.default), rate)
     return call(node, aten.mul.Tensor, x, call(node, aten.div.Tensor, kept, max(1 - rate, 1e-12)))
 
 

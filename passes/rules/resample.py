@@ -79,19 +79,25 @@ class BilinearRule(Resample):
         return place.call(ops.gather_blend, *place.taps(source(node), geometry), weights)
 
 
+def _window(node: Node) -> Window:
+    """What a pool or an unfold reads, with whole windows only."""
+    kernel = pair(argument(node, "kernel_size"))
+    stride = pair(argument(node, "stride"), kernel)
+    padding = pair(argument(node, "padding"), (0, 0))
+    dilation = pair(argument(node, "dilation", [1, 1]))
+    in_grid: Any = shape_of(source(node))[-2:]
+    sizes = zip(in_grid, padding, dilation, kernel, stride, strict=True)
+    rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes)
+    return Window(in_grid, (rows, columns), kernel, stride, padding, dilation)
+
+
 class Pool(Resample):
     """Shared geometry of pools; ``ceil_mode`` is refused where it matters."""
 
     def geometry(self, node: Node) -> Window:
-        kernel = pair(argument(node, "kernel_size"))
-        stride = pair(argument(node, "stride"), kernel)
-        padding = pair(argument(node, "padding"), (0, 0))
-        dilation = pair(argument(node, "dilation", [1, 1]))
-        window = Window(*self.grids(node), kernel, stride, padding, dilation)
-        for axis, size in enumerate(window.in_grid):
-            reach = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
-            if reach // stride[axis] + 1 != window.out_grid[axis]:
-                raise Unmatched("ceil_mode")
+        window = _window(node)
+        if window.out_grid != shape_of(node)[-2:]:
+            raise Unmatched("ceil_mode")
         return window
 
 
@@ -199,7 +205,7 @@ class PixelUnshuffle(Resample):
 
 
 @register(aten.im2col)
-class Unfold(Resample):
+class Unfold(PixelUnshuffle):
     """[N, C, H, W] -> [N, C*taps, H'*W']: what a convolution would read."""
 
     def layout(self, node: Node) -> Layout:
@@ -208,17 +214,7 @@ class Unfold(Resample):
         return Layout((*image.dims[:1], plain(shape_of(node)[1]), joint(Space((height, width)))))
 
     def geometry(self, node: Node) -> Window:
-        names = ("kernel_size", "stride", "padding", "dilation")
-        kernel, stride, padding, dilation = (pair(argument(node, name)) for name in names)
-        in_grid: Any = shape_of(source(node))[-2:]
-        reach = [
-            n + 2 * p - d * (k - 1) - 1
-            for n, p, d, k in zip(in_grid, padding, dilation, kernel, strict=True)
-        ]
-        out_grid = reach[0] // stride[0] + 1, reach[1] // stride[1] + 1
-        if min(out_grid) < 2:
+        window = _window(node)
+        if min(window.out_grid) < 2:
             raise Unmatched("a single row or column of blocks")
-        return Window(in_grid, out_grid, kernel, stride, padding, dilation)
-
-    def emit(self, node: Node, place: Place) -> Node:
-        return place.call(ops.gather_unshuffle, *place.taps(source(node), self.geometry(node)))
+        return window

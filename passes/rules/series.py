@@ -12,9 +12,12 @@ from .base import Rule, layout_of, register, shape_of, source, static
 aten = torch.ops.aten
 
 
-@register(aten.conv1d, aten.conv_transpose1d)
+@register(
+    *(aten.conv1d, aten.conv_transpose1d, aten.avg_pool1d, aten.max_pool1d),
+    *(aten.upsample_nearest1d, aten.upsample_linear1d),
+)
 class Series(Rule):
-    """conv1d of [sites, C, T]."""
+    """Convolutions, pools and resizing of [sites, C, T]."""
 
     def layout(self, node: Node) -> Layout:
         static(node, "weight", "bias")
@@ -27,8 +30,3 @@ class Series(Rule):
         x, *rest = node.args
         assert isinstance(x, Node)
         return place.call(node.target, place.packed(x), *map(place.plain, rest), **node.kwargs)
-
-
-@register(aten.avg_pool1d, aten.max_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d)
-class SeriesResize(Series):
-    """The same for what has no weights."""
