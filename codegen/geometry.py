@@ -167,16 +167,16 @@ class Same(NamedTuple):
         return sites.unsqueeze(1)
 
 
-def all_sites(grid: Pair, device: torch.device) -> Tensor:
+def all_sites(grid: Pair) -> Tensor:
     """int64 [H*W]: every site of ``grid``."""
-    return torch.arange(grid[0] * grid[1], device=device)
+    return torch.arange(grid[0] * grid[1])
 
 
 def grow(mask: Tensor, geometry: Geometry) -> Tensor:
     """Output sites (bool [H', W']) of which some tap reads an active input site."""
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
-    reads = geometry.read(all_sites(geometry.out_grid, mask.device))
+    reads = geometry.read(all_sites(geometry.out_grid))
     hit = mask.flatten()[reads.clamp(min=0)] & (reads != OUTSIDE)
     return hit.any(1).view(geometry.out_grid)
 

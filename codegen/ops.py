@@ -181,18 +181,26 @@ def _spread(statistic: Tensor, x: Tensor) -> Tensor:
 
 
 def updated_statistics(
-    x: Tensor, old: Tensor, mean: Tensor, rstd: Tensor, size: int, eps: float
+    x: Tensor,
+    old: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    size: int,
+    eps: float,
+    sites: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Group statistics of the whole map after the values ``old`` [N, C, ..., S] became ``x``.
 
     mean and rstd [N, G] are the baseline's, over C/G * ``size`` values each. Deviations are
     taken from the baseline mean, so an unchanged input gives the baseline's statistics back
-    without cancellation.
+    without cancellation. ``sites`` [S] are those of a padded table: repetitions do not count.
     """
     groups = mean.shape[1]
     count = x.shape[1] // groups * size
     x, old = x.to(mean.dtype), old.to(mean.dtype)
     change = x - old
+    if sites is not None:
+        change = torch.where(repeated(sites), 0, change)
     pull = x + old - 2 * _spread(mean, x)
     first, second = (
         part.flatten(2).sum(2).unflatten(1, (groups, -1)).sum(2) / count
@@ -200,6 +208,12 @@ def updated_statistics(
     )
     variance = (rstd.pow(-2) + second - first * first).clamp(min=eps)
     return mean + first, variance.rsqrt()
+
+
+def repeated(sites: Tensor) -> Tensor:
+    """bool [S]: is an entry of ascending ``sites`` the one before it again?"""
+    before = torch.cat([sites.new_full((1,), -1), sites[:-1]])
+    return sites == before
 
 
 def group_affine(

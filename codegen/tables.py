@@ -3,6 +3,10 @@
 Masks are bool [H, W]; sites int64 [S]; a kernel map int64 [S_out, taps] indexes the
 *overlay rows* ``[active input sites | halo | one row of zeros]``. No table is ever empty:
 an empty mask activates its first site, an empty halo reads site 0 and nothing refers to it.
+
+``padded`` tables have one of few sizes, so that one CUDA graph serves many masks: the last site
+is repeated. What is computed there is what that site has, so writing it twice changes nothing;
+only sums over sites have to leave the repetitions out.
 """
 
 from __future__ import annotations
@@ -13,9 +17,12 @@ from torch import Tensor
 
 from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow
 
+_LEAST_STEP = 16
+
 __all__ = [
     "active_sites",
     "blend_weights",
+    "capacity",
     "dilate",
     "grid_mask",
     "grow",
@@ -50,12 +57,22 @@ def union(first: Tensor, *others: Tensor) -> Tensor:
     return first
 
 
-def active_sites(mask: Tensor) -> Tensor:
+def active_sites(mask: Tensor, padded: bool = False) -> Tensor:
     """int64 [S], ascending, S >= 1."""
     flat = mask.flatten()
     first = torch.zeros_like(flat)
     first[0] = ~flat.any()
-    return (flat | first).nonzero()[:, 0]
+    sites = (flat | first).nonzero()[:, 0]
+    if not padded:
+        return sites
+    count = sites.shape[0]
+    return torch.cat([sites, sites[-1:].expand(capacity(count) - count)])
+
+
+def capacity(count: int) -> int:
+    """The next of the padded sizes: eight an octave, so at most an eighth is repetition."""
+    step = max(_LEAST_STEP, 1 << max(0, (count - 1).bit_length() - 4))
+    return -(-count // step) * step
 
 
 def space_sites(sites: Tensor, grid: Pair, outer: int, before: int, after: int) -> Tensor:
@@ -74,30 +91,31 @@ def space_sites(sites: Tensor, grid: Pair, outer: int, before: int, after: int) 
 
 
 def kernel_map(
-    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None, device: torch.device
+    geometry: Geometry,
+    in_sites: Tensor | None,
+    out_sites: Tensor | None,
+    padded: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Kernel map [S_out, taps] and halo sites [S_halo] of an operator.
 
     ``in_sites`` / ``out_sites`` are the active sites of its input and output, None for all of
     them. With all input sites present the halo is only the placeholder.
     """
-    if out_sites is None:
-        out_sites = all_sites(geometry.out_grid, device)
-    reads = geometry.read(out_sites)
+    reads = geometry.read(_sites(geometry, out_sites))
     outside = reads == OUTSIDE
     count = geometry.in_grid[0] * geometry.in_grid[1]
     if in_sites is None:
-        halo = torch.zeros(1, dtype=torch.int64, device=device)
+        halo = torch.zeros(1, dtype=torch.int64)
         return torch.where(outside, count + 1, reads), halo
-    position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64, device=device)
-    needed = torch.zeros(count + 1, dtype=torch.bool, device=device)
+    position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64)
+    needed = torch.zeros(count + 1, dtype=torch.bool)
     needed[torch.where(outside, count, reads).flatten()] = True
     needed[in_sites] = False
     needed[count] = False
-    halo = active_sites(needed[:count])
+    halo = active_sites(needed[:count], padded)
     active = in_sites.shape[0]
-    position[halo] = torch.arange(active, active + halo.shape[0], device=device)
-    position[in_sites] = torch.arange(active, device=device)
+    position[halo] = torch.arange(active, active + halo.shape[0])
+    position[in_sites] = torch.arange(active)
     position[count] = active + halo.shape[0]
     return position[torch.where(outside, count, reads)], halo
 
@@ -107,29 +125,25 @@ def source_sites(geometry: Geometry, out_sites: Tensor) -> Tensor:
     return geometry.read(out_sites)[:, 0]
 
 
-def _sites(geometry: Geometry, out_sites: Tensor | None, device: torch.device) -> Tensor:
-    return all_sites(geometry.out_grid, device) if out_sites is None else out_sites
+def _sites(geometry: Geometry, out_sites: Tensor | None) -> Tensor:
+    return all_sites(geometry.out_grid) if out_sites is None else out_sites
 
 
-def blend_weights(geometry: Bilinear, out_sites: Tensor | None, device: torch.device) -> Tensor:
+def blend_weights(geometry: Bilinear, out_sites: Tensor | None) -> Tensor:
     """Shares float64 [S_out, 4] of the taps of a bilinear resize."""
-    return geometry.weights(_sites(geometry, out_sites, device))
+    return geometry.weights(_sites(geometry, out_sites))
 
 
-def pool_divisor(
-    geometry: Window, out_sites: Tensor | None, device: torch.device, fixed: int | None
-) -> Tensor:
+def pool_divisor(geometry: Window, out_sites: Tensor | None, fixed: int | None) -> Tensor:
     """What an average pool divides by, int64 [S_out, 1]: ``fixed`` or the taps inside the map."""
-    inside = geometry.read(_sites(geometry, out_sites, device)) != OUTSIDE
+    inside = geometry.read(_sites(geometry, out_sites)) != OUTSIDE
     count = inside.sum(1, keepdim=True)
     return count if fixed is None else torch.full_like(count, fixed)
 
 
-def shuffle_phase(
-    geometry: Nearest, out_sites: Tensor | None, device: torch.device, block: Pair
-) -> Tensor:
+def shuffle_phase(geometry: Nearest, out_sites: Tensor | None, block: Pair) -> Tensor:
     """Sub-pixel int64 [S_out] of each output site of a pixel shuffle of ``block`` pixels."""
-    sites = _sites(geometry, out_sites, device)
+    sites = _sites(geometry, out_sites)
     width = geometry.out_grid[1]
     y, x = sites.div(width, rounding_mode="floor"), sites.remainder(width)
     return y.remainder(block[0]) * block[1] + x.remainder(block[1])

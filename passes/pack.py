@@ -28,12 +28,13 @@ class Pack:
     (stage "plan") and what the record graph must remember (stage "record") to the joint graph.
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
-    they are. Requires layouts and masks; ensures that every update node depends on the other
-    stages through recorded values, conditions and tables alone.
+    they are. ``padded`` tables have one of few sizes (:mod:`sparsify.codegen.tables`). Requires
+    layouts and masks; ensures that every update node depends on the other stages through
+    recorded values, conditions and tables alone.
     """
 
-    device: torch.device
     norm: Literal["updated", "baseline"] = "updated"
+    padded: bool = False
 
     def __call__(self, module: GraphModule) -> GraphModule:
         packer = Packer(module, self)
@@ -50,6 +51,7 @@ class Packer:
         self._module = module
         self._graph = module.graph
         self._options = options
+        self._padding = (True,) if options.padded else ()
         self._memo: dict[Any, Any] = {}
         self._current: dict[Node, Node] = {}
         self._origin: dict[Node, tuple[str, Node]] = {}
@@ -116,7 +118,7 @@ class Packer:
         """The active positions of a value with this mask and layout, None for all."""
         if not isinstance(mask, Node):
             return None
-        node = self.plan(tables.active_sites, mask)
+        node = self.plan(tables.active_sites, mask, *self._padding)
         node.meta["dynamic"] = True
         space = layout.space
         if space.is_grid:
@@ -130,13 +132,13 @@ class Packer:
     def table(
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
     ) -> Node:
-        return self.sized(self.plan(function, geometry, sites, self._options.device, *args), sites)
+        return self.sized(self.plan(function, geometry, sites, *args), sites)
 
     def taps(
         self, image: Node, geometry: Geometry, out_sites: Node | None
     ) -> tuple[Node, Node | None, Node]:
         in_sites = self.own_sites(image)
-        both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, self._options.device)
+        both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, *self._padding)
         kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
         x = self.current_at(image, in_sites)
         if in_sites is None:
@@ -260,7 +262,10 @@ class Packer:
                 count, eps = prod(shape_of(x)[2:]), norm.args[4]
                 old = self.baseline_at(x, sites)
                 new = self._current[x]
-                both = self.update(ops.updated_statistics, new, old, *recorded, count, eps)
+                repeated = (sites,) if self._options.padded else ()
+                both = self.update(
+                    ops.updated_statistics, new, old, *recorded, count, eps, *repeated
+                )
                 parts = tuple(self.update(operator.getitem, both, index) for index in (0, 1))
             self._memo[key] = parts
         statistics: tuple[Node, Node] = self._memo[key]

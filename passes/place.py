@@ -132,7 +132,7 @@ class Place:
         return self._packer.taps(image, geometry, self.sites)
 
     def table(self, function: Callable[..., Any], geometry: Geometry, *args: Any) -> Node:
-        """``function(geometry, sites, device, *args)``: a table with one row a site."""
+        """``function(geometry, sites, *args)``: a table with one row a site."""
         return self._packer.table(function, geometry, self.sites, *args)
 
     def moved(self, geometry: Geometry) -> Place:

@@ -36,8 +36,10 @@ def check_mask(mask: Tensor, grid: tuple[int, int], batch: int, device: torch.de
             f"the mask is {tuple(mask.shape[-2:])} but the edited input lives on the grid {grid}: "
             "resize the mask to it (max-pool, so that no edited pixel is lost)"
         )
-    if mask.device != device:
-        raise MaskError(f"the mask is on {mask.device}, the inputs on {device}: move it there")
+    if mask.device.type != "cpu" and mask.device != device:
+        raise MaskError(
+            f"the mask is on {mask.device}, the inputs on {device}: move it there, or to the CPU"
+        )
     if mask.dim() == 2:
         return mask
     if mask.shape[0] not in (1, batch):

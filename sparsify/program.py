@@ -90,7 +90,7 @@ class Program:
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
             PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
-            Pack(self.device, config.norm),
+            Pack(config.norm, padded=self.device.type == "cuda"),
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
         self._update = emit(self.graphs.update, config.backend)
@@ -115,9 +115,11 @@ class Program:
     def plan(self, plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The tables of a plan and the masks by name, made once."""
         if self not in plan.tables:
-            mask = check_mask(plan.mask, self.grid, self.batch, self.device)
+            # On the host, which then knows all sizes: no update waits for the device to tell.
+            mask = check_mask(plan.mask, self.grid, self.batch, self.device).cpu()
             with torch.no_grad():
                 tables, masks = self.graphs.plan(mask)
+            tables = [_sent(table, self.device) for table in tables]
             if self.config.backend == "inductor":
                 mark_sizes(tables, self.graphs.dynamic)
             plan.tables[self] = tables, dict(zip(self.graphs.mask_names, masks, strict=True))
@@ -264,6 +266,11 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _copy(tree: Any) -> Any:
     """Independent of what the caller may write to later."""
     return tree_map_only(Tensor, torch.clone, tree)
+
+
+def _sent(table: Tensor, device: torch.device) -> Tensor:
+    """``table`` on ``device``, without waiting until it has arrived."""
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def _own(value: Tensor, foreign: set[int]) -> Tensor:

@@ -28,7 +28,6 @@ from tests.networks import MASKS, MaskRecipe
 from tests.picture_steps import PAD_MODES
 
 Pair = tuple[int, int]
-CPU = torch.device("cpu")
 GRIDS = st.tuples(st.integers(2, 9), st.integers(2, 9))
 SMALL = st.tuples(st.integers(0, 2), st.integers(0, 2))
 POSITIVE = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -68,7 +67,7 @@ class Gathered:
         active = torch.zeros_like(active).flatten().index_fill(0, in_sites, True).view_as(active)
         out_mask = masks[1].build(geometry.out_grid)
         out_sites = None if out_mask.all() else tables.active_sites(out_mask)
-        kernel_map, halo_sites = tables.kernel_map(geometry, in_sites, out_sites, CPU)
+        kernel_map, halo_sites = tables.kernel_map(geometry, in_sites, out_sites)
         return Gathered(
             edited=torch.where(active, new, base),
             packed=new.flatten(2)[:, :, in_sites],
@@ -220,7 +219,7 @@ def test_pools(
     case.assert_equals(got, F.max_pool2d(case.edited, kernel, stride, padding, dilation))
     if dilation == (1, 1):
         fixed = kernel[0] * kernel[1] if count_pad else None
-        divisor = tables.pool_divisor(window, case.out_sites, CPU, fixed)
+        divisor = tables.pool_divisor(window, case.out_sites, fixed)
         got = ops.gather_mean(case.packed, case.halo, case.kernel_map, divisor)
         want = F.avg_pool2d(case.edited, kernel, stride, padding, count_include_pad=count_pad)
         case.assert_equals(got, want)
@@ -277,7 +276,7 @@ def test_bilinear(
     grid, out, how = resize
     geometry = Bilinear(grid, out, _scale(grid, out, how, corners), corners)
     case = Gathered.make(geometry, 3, masks, seed)
-    weights = tables.blend_weights(geometry, case.out_sites, CPU)
+    weights = tables.blend_weights(geometry, case.out_sites)
     got = ops.gather_blend(case.packed, case.halo, case.kernel_map, weights)
     want = F.interpolate(case.edited, mode="bilinear", align_corners=corners, **how)
     case.assert_equals(got, want)
@@ -311,7 +310,7 @@ def test_pixel_shuffles(
     large, square = (grid[0] * factor, grid[1] * factor), factor**2
     up = Nearest(grid, large, (1 / factor, 1 / factor))
     case = Gathered.make(up, 2 * square, masks, seed)
-    phase = tables.shuffle_phase(up, case.out_sites, CPU, (factor, factor))
+    phase = tables.shuffle_phase(up, case.out_sites, (factor, factor))
     got = ops.gather_shuffle(case.packed, case.halo, case.kernel_map, phase, factor**2)
     case.assert_equals(got, F.pixel_shuffle(case.edited, factor), 0)
     down = Window(large, grid, (factor, factor), (factor, factor))
@@ -341,7 +340,7 @@ GEOMETRIES: st.SearchStrategy[Geometry] = st.one_of(
 @given(GEOMETRIES, MASKS)
 def test_grow_equals_brute_force(geometry: Geometry, recipe: MaskRecipe) -> None:
     mask = recipe.build(geometry.in_grid)
-    reads = geometry.read(all_sites(geometry.out_grid, CPU)).tolist()
+    reads = geometry.read(all_sites(geometry.out_grid)).tolist()
     active = mask.flatten().tolist()
     want = [any(site != OUTSIDE and active[site] for site in taps) for taps in reads]
     assert grow(mask, geometry).flatten().tolist() == want
@@ -354,13 +353,13 @@ def test_kernel_map_refers_to_what_it_says(
     """Every entry, looked up in [active | halo | padding], is the site that the geometry reads."""
     in_sites = tables.active_sites(masks[0].build(geometry.in_grid))
     out_sites = tables.active_sites(masks[1].build(geometry.out_grid))
-    kernel_map, halo = tables.kernel_map(geometry, in_sites, out_sites, CPU)
+    kernel_map, halo = tables.kernel_map(geometry, in_sites, out_sites)
     stands_for = torch.cat([in_sites, halo, torch.tensor([OUTSIDE])])
     assert torch.equal(stands_for[kernel_map], geometry.read(out_sites))
     used = set(kernel_map.flatten().tolist())
     first, end = len(in_sites), len(in_sites) + len(halo)
     assert used >= set(range(first, end)) or len(halo) == 1  # nothing is kept in vain
-    whole, placeholder = tables.kernel_map(geometry, None, out_sites, CPU)
+    whole, placeholder = tables.kernel_map(geometry, None, out_sites)
     count = geometry.in_grid[0] * geometry.in_grid[1]
     stands_for = torch.cat([torch.arange(count), placeholder, torch.tensor([OUTSIDE])])
     assert torch.equal(stands_for[whole], geometry.read(out_sites))
@@ -412,7 +411,7 @@ def test_source_sites_of_nearest(
     resize: tuple[Pair, Pair, dict[str, Any]], recipe: MaskRecipe
 ) -> None:
     grid, out, how = resize
-    numbers = all_sites(grid, CPU).view(1, 1, *grid).double()
+    numbers = all_sites(grid).view(1, 1, *grid).double()
     want = F.interpolate(numbers, mode="nearest", **how).flatten().long()
     sites = tables.active_sites(recipe.build(out))
     geometry = Nearest(grid, out, _scale(grid, out, how, False))

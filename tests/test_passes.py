@@ -49,7 +49,7 @@ def rewritten(function: Callable[[Any, Tensor], Any], **options: Any) -> ThreeGr
     pipeline = Pipeline(
         AnalyzeLayout((Layout.image(IMAGE),)),
         PropagateMasks((8, 8), **{"dilate": 0, **options}),
-        Pack(torch.device("cpu")),
+        Pack(),
     )
     return pipeline(captured(function), Inspect())
 

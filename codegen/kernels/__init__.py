@@ -1,0 +1,1 @@
+"""Triton kernels: imported on CUDA alone, for torch without CUDA comes without triton."""

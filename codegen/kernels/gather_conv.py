@@ -1,0 +1,282 @@
+"""Triton kernels of :mod:`sparsify.codegen.gather_conv`.
+
+An implicit GEMM (Chetlur et al., cuDNN, 2014) over a kernel map, as in sparse convolution
+(TorchSparse, Tang et al., 2022): the rows of the left factor are gathered while they are read,
+from the packed input or from the baseline, and no column matrix stands in memory. The sum over
+taps and channels is split over programs where few sites meet many channels (split-K).
+
+A pointer that is None is absent; ``rows`` are (item, site) pairs, ``s_out`` of them an item.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .device import SHARED_BYTES, processors
+
+# Counts of sites: specialising on them would compile again for other masks.
+_sized = triton.jit(do_not_specialize=["rows", "s_out", "s_in", "s_halo"])
+
+
+@triton.jit
+def _epilogue(
+    acc, m, n, inside, bias, shift, residual, slope, scale, s_out,
+    WIDTH: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """activation(acc + bias + shift) * scale + residual, for rows m and columns n."""
+    if bias is not None:
+        acc += tl.load(bias + n, mask=n < WIDTH, other=0.0).to(tl.float32)[None, :]
+    if shift is not None:
+        at = (m // s_out)[:, None] * WIDTH + n[None, :]
+        acc += tl.load(shift + at, mask=inside, other=0.0).to(tl.float32)
+    if ACTIVATION == "relu":
+        acc = tl.maximum(acc, 0.0)
+    elif ACTIVATION == "leaky_relu":
+        acc = tl.where(acc > 0, acc, acc * slope)
+    elif ACTIVATION == "silu":
+        acc = acc * tl.sigmoid(acc)
+    acc *= scale
+    if residual is not None:
+        at = m[:, None] * WIDTH + n[None, :]
+        acc += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    return acc
+
+
+@triton.jit
+def _row_pointers(
+    x, halo, halo_sites, kernel_map, m, m_in, tap,
+    s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site, TAPS: tl.constexpr,
+):  # fmt: skip
+    """Where the input of each row m for ``tap`` stands, and whether it does (else it is zero)."""
+    item, site = m // s_out, m % s_out
+    source = tl.load(kernel_map + site * TAPS + tap, mask=m_in, other=s_in + s_halo)
+    pointers = x + item * x_item + source * x_site
+    found = source < s_in
+    if halo is not None:
+        recorded = (source >= s_in) & (source < s_in + s_halo)
+        at = source - s_in
+        if halo_sites is not None:
+            at = tl.load(halo_sites + at, mask=recorded, other=0)
+        pointers = tl.where(recorded, halo + item * halo_item + at * halo_site, pointers)
+        found = found | recorded
+    return pointers, found
+
+
+@_sized
+def matmul_kernel(
+    x, halo, halo_sites, kernel_map, weight, bias, shift, residual, slope, scale, out,
+    rows, s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, TAPS: tl.constexpr,
+    SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of out [rows, WIDTH] of a group, or of its part [SPLITS, rows, ...] if split.
+
+    CHANNELS and WIDTH are those of a group; weight [GROUPS, TAPS * CHANNELS, WIDTH].
+    """
+    tiles = tl.cdiv(rows, BLOCK_M)
+    # Neighbours share the weights, which are the larger factor when there are few sites.
+    m = ((tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    n = (tl.program_id(0) // tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    group, split = tl.program_id(1), tl.program_id(2)
+    m_in, n_in = m < rows, n < WIDTH
+
+    blocks: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
+    per_split: tl.constexpr = (TAPS * blocks + SPLITS - 1) // SPLITS
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    start = split * per_split
+    for step in range(start, tl.minimum(start + per_split, TAPS * blocks)):
+        tap = step // blocks
+        c = (step % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+        c_in = c < CHANNELS
+        pointers, found = _row_pointers(
+            x, halo, halo_sites, kernel_map, m, m_in, tap,
+            s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site, TAPS,
+        )  # fmt: skip
+        a_in = found[:, None] & c_in[None, :]
+        a = tl.load(pointers[:, None] + (group * CHANNELS + c)[None, :], mask=a_in, other=0.0)
+        depth = ((group * TAPS + tap) * CHANNELS + c).to(tl.int64)
+        b_in = c_in[:, None] & n_in[None, :]
+        b = tl.load(weight + depth[:, None] * WIDTH + n[None, :], mask=b_in, other=0.0)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+
+    inside, column = m_in[:, None] & n_in[None, :], group * WIDTH + n
+    total: tl.constexpr = GROUPS * WIDTH
+    if SPLITS == 1:
+        acc = _epilogue(
+            acc, m, column, inside, bias, shift, residual, slope, scale, s_out, total, ACTIVATION
+        )
+    at = (split * tl.cast(rows, tl.int64) + m)[:, None] * total + column[None, :]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=inside)
+
+
+@_sized
+def reduce_kernel(
+    parts, bias, shift, residual, slope, scale, out, rows, s_out,
+    WIDTH: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Sum of the parts [SPLITS, rows, WIDTH], and the epilogue."""
+    m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (m < rows)[:, None] & (n < WIDTH)[None, :]
+    at = m[:, None] * WIDTH + n[None, :]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for split in range(SPLITS):
+        part = parts + tl.cast(rows, tl.int64) * WIDTH * split
+        acc += tl.load(part + at, mask=inside, other=0.0)
+    acc = _epilogue(
+        acc, m, n, inside, bias, shift, residual, slope, scale, s_out, WIDTH, ACTIVATION
+    )
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=inside)
+
+
+@_sized
+def depthwise_kernel(
+    x, halo, halo_sites, kernel_map, weight, bias, shift, residual, slope, scale, out,
+    rows, s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site,
+    WIDTH: tl.constexpr, TAPS: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One channel a group: a weighted sum of taps, no product. weight [WIDTH, TAPS]."""
+    m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_in, n_in = m < rows, n < WIDTH
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for tap in range(TAPS):
+        pointers, found = _row_pointers(
+            x, halo, halo_sites, kernel_map, m, m_in, tap,
+            s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site, TAPS,
+        )  # fmt: skip
+        a_in = found[:, None] & n_in[None, :]
+        a = tl.load(pointers[:, None] + n[None, :], mask=a_in, other=0.0)
+        w = tl.load(weight + n * TAPS + tap, mask=n_in, other=0.0)
+        acc += a.to(tl.float32) * w.to(tl.float32)[None, :]
+    inside = m_in[:, None] & n_in[None, :]
+    acc = _epilogue(
+        acc, m, n, inside, bias, shift, residual, slope, scale, s_out, WIDTH, ACTIVATION
+    )
+    tl.store(out + m[:, None] * WIDTH + n[None, :], acc.to(out.dtype.element_ty), mask=inside)
+
+
+def tile(m: int, n: int, k: int, warps: int, stages: int) -> triton.Config:
+    """BLOCK_M, BLOCK_N, BLOCK_K, and how they are run."""
+    blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
+    return triton.Config(blocks, num_warps=warps, num_stages=stages)
+
+
+TILES = [
+    *(tile(16, 64, 64, 4, 5), tile(16, 128, 64, 4, 4), tile(32, 128, 64, 4, 4)),
+    *(tile(64, 64, 32, 4, 4), tile(64, 128, 64, 4, 3), tile(128, 64, 64, 4, 3)),
+    *(tile(128, 128, 32, 8, 4), tile(128, 128, 64, 8, 3), tile(128, 256, 32, 8, 3)),
+]
+_SMALLEST = TILES[0]
+
+
+def suited(
+    configs: list[triton.Config], arguments: dict[str, Any], **constants: Any
+) -> list[triton.Config]:
+    """Tiles not much larger than the product, and whose operands fit the shared memory."""
+    known = {**arguments, **constants}
+    sizes = {"BLOCK_M": known["rows"], "BLOCK_N": known["WIDTH"], "BLOCK_K": known["CHANNELS"]}
+    element = known["x"].element_size()
+
+    def suits(config: triton.Config) -> bool:
+        blocks = config.kwargs
+        small = all(blocks[name] <= max(2 * size, 64) for name, size in sizes.items())
+        operands = (blocks["BLOCK_M"] + blocks["BLOCK_N"]) * blocks["BLOCK_K"]
+        return small and operands * element * config.num_stages <= SHARED_BYTES
+
+    return [config for config in configs if suits(config)] or [_SMALLEST]
+
+
+_tuned = triton.autotune(
+    configs=TILES,
+    key=["rows", "CHANNELS", "WIDTH", "GROUPS", "TAPS", "SPLITS", "PRECISION"],
+    prune_configs_by={"early_config_prune": suited},
+    cache_results=True,
+)(matmul_kernel)
+
+_DEPTHWISE = {"BLOCK_M": 32, "BLOCK_N": 64}
+_REDUCE = {"BLOCK_M": 16, "BLOCK_N": 128}
+_MAX_SPLITS = 16
+_MIN_STEPS = 4  # of the loop over taps and channels, for a program to be worth its start
+
+
+def launch(
+    x: Tensor,
+    halo: Tensor | None,
+    halo_sites: Tensor | None,
+    kernel_map: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    slope: float,
+    scale: float,
+    residual: Tensor | None,
+    splits: int | None = None,
+    config: triton.Config | None = None,
+) -> Tensor:
+    """:func:`sparsify.codegen.gather_conv.gather_conv`. ``splits`` are chosen by shape and the
+    tile by measurement, unless given. No table is read on the host."""
+    batch, (sites, taps), (groups, depth, width) = len(x), kernel_map.shape, weight.shape
+    rows = batch * sites
+    x, halo = _by_site(x), None if halo is None else _by_site(halo)
+    known = 0 if halo is None else halo.shape[1] if halo_sites is None else len(halo_sites)
+    halo_steps = (0, 0) if halo is None else (halo.stride(0), halo.stride(1))
+    sizes = (rows, sites, x.shape[1], known, x.stride(0), x.stride(1), *halo_steps)
+    operands = (x, halo, halo_sites, kernel_map.contiguous(), weight)
+    shift = None if shift is None else shift.contiguous()
+    residual = None if residual is None else residual.transpose(1, 2).contiguous()
+    epilogue = (bias, shift, residual, slope, scale)
+    out = x.new_empty((batch, sites, groups * width))
+    if depth == taps and width == 1:
+        grid = _tiles(rows, groups, _DEPTHWISE)
+        constants = {"WIDTH": groups, "TAPS": taps, "ACTIVATION": activation, **_DEPTHWISE}
+        depthwise_kernel[grid](*operands, *epilogue, out, *sizes, **constants)
+        return out.transpose(1, 2)
+
+    splits = splits or _splits(rows, groups * width, depth, processors(x.device))
+    parts = out if splits == 1 else out.new_empty((splits, *out.shape), dtype=torch.float32)
+    shape = {"CHANNELS": depth // taps, "WIDTH": width, "GROUPS": groups, "TAPS": taps}
+    how = {"SPLITS": splits, "ACTIVATION": activation, "PRECISION": _precision(x.dtype)}
+    kernel, options = (_tuned, {}) if config is None else (matmul_kernel, config.all_kwargs())
+
+    def programs(meta: dict[str, Any]) -> tuple[int, int, int]:
+        down, across = _tiles(rows, width, meta)
+        return down * across, groups, splits
+
+    kernel[programs](*operands, *epilogue, parts, *sizes, **shape, **how, **options)
+    if splits > 1:
+        grid = _tiles(rows, groups * width, _REDUCE)
+        constants = {"WIDTH": groups * width, "SPLITS": splits, "ACTIVATION": activation}
+        reduce_kernel[grid](parts, *epilogue, out, rows, sites, **constants, **_REDUCE)
+    return out.transpose(1, 2)
+
+
+def _by_site(x: Tensor) -> Tensor:
+    """Packed [N, C, S] -> [N, S, C] with each row in one piece."""
+    rows = x.transpose(1, 2)
+    return rows if rows.stride(2) == 1 else rows.contiguous()
+
+
+def _tiles(rows: int, columns: int, meta: dict[str, Any]) -> tuple[int, int]:
+    return triton.cdiv(rows, meta["BLOCK_M"]), triton.cdiv(columns, meta["BLOCK_N"])
+
+
+def _splits(rows: int, columns: int, depth: int, processors: int) -> int:
+    """Enough programs for two on every processor, each with a few steps to do."""
+    tiles = triton.cdiv(rows, 64) * triton.cdiv(columns, 128)
+    wanted = min(2 * processors // tiles, depth // (64 * _MIN_STEPS), _MAX_SPLITS)
+    return 1 << (wanted.bit_length() - 1) if wanted > 1 else 1
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """As torch's own convolutions: float32 products in tf32 where the user allows it."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
