@@ -10,9 +10,11 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout
 from .arrange import Arrange
 from .canonicalize import Canonicalize
+from .fuse import Fuse
 from .masks import PropagateMasks
 from .pack import Pack
 from .partition import Partition, ThreeGraphs
+from .shapes import propagate_shapes
 
 Observer = Callable[[str, GraphModule], None]
 """Called with the name of a stage and the joint graph after it."""
@@ -25,10 +27,17 @@ class Pipeline:
     analyze: AnalyzeLayout
     masks: PropagateMasks
     pack: Pack
+    fuse: Fuse | None = None
+    """Where there are kernels for what it swaps in."""
 
     def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
         for step in (Canonicalize(), Arrange(self.analyze), self.analyze, self.masks, self.pack):
             module = step(module)
             if observe is not None:
                 observe(type(step).__name__, module)
-        return Partition()(module)
+        graphs = Partition()(module)
+        if self.fuse is not None:
+            propagate_shapes(graphs, self.masks.grid)
+            for update in (graphs.update, graphs.commit):
+                self.fuse(update)
+        return graphs

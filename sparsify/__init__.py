@@ -16,6 +16,7 @@ from .module import SparseModule, sparsify
 from .program import Baseline, Plan
 from .report import Report
 from .session import Session
+from .source import dump
 
 __all__ = [
     "Baseline",
@@ -33,5 +34,6 @@ __all__ = [
     "SparsifyConfig",
     "SparsifyError",
     "difference_mask",
+    "dump",
     "sparsify",
 ]

@@ -18,6 +18,7 @@ from .program import Baseline, Plan, Program
 from .report import Report, make_report
 from .session import Editing, Recording, Session
 from .signature import Call, Signature, bind
+from .source import whole
 
 
 def sparsify(
@@ -181,6 +182,19 @@ class SparseModule(nn.Module):
     def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
         """The record, plan and update graphs for calls like this one."""
         return self.program(bind(self.model, args, kwargs)).graphs
+
+    def code(self, *args: Any, **kwargs: Any) -> str:
+        """The source that updates for calls like this one run, to be read.
+
+        On CUDA inductor's Triton kernels and ours, on CPU its C++. Compiles the update, on these
+        inputs, if that has not run yet. :func:`sparsify.dump` writes it as files.
+        """
+        return whole(self.compiled_source(*args, **kwargs))
+
+    def compiled_source(self, *args: Any, **kwargs: Any) -> str:
+        """What the backend made of the update graph."""
+        call = bind(self.model, args, kwargs)
+        return self.program(call).source(call)
 
     @contextmanager
     def mode_of(self, mode: Recording | Editing) -> Iterator[None]:

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
-from .codegen.emit import emit, mark_sizes
+from .codegen.emit import emit
 from .codegen.errors import BaselineError, GridError, MaskError
 from .config import SparsifyConfig
 from .masks import check_mask
 from .passes.analyze import AnalyzeLayout
 from .passes.capture import capture
+from .passes.fuse import Fuse
 from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
 from .passes.pack import Pack
@@ -87,13 +88,16 @@ class Program:
         captured = capture(model, call.args, call.kwargs)
         self.joint = captured.module
         self._output_spec = captured.output_spec
+        on_cuda = has_kernels(self.device)
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
             PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
-            Pack(config.norm, padded=self.device.type == "cuda"),
+            Pack(config.norm, padded=on_cuda),
+            Fuse() if on_cuda else None,
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
-        self._update = emit(self.graphs.update, config.backend)
+        sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
+        self._update = emit(self.graphs.update, config.backend, sizes, self.device)
         self._folded_for = self._weights()
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
@@ -120,8 +124,6 @@ class Program:
             with torch.no_grad():
                 tables, masks = self.graphs.plan(mask)
             tables = [_sent(table, self.device) for table in tables]
-            if self.config.backend == "inductor":
-                mark_sizes(tables, self.graphs.dynamic)
             plan.tables[self] = tables, dict(zip(self.graphs.mask_names, masks, strict=True))
             plan.is_empty = not bool(mask.any())
         return plan.tables[self]
@@ -149,6 +151,13 @@ class Program:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
         outputs, values = self._run("commit", *inputs)
         return self._remembered(call, outputs, (values, conditions), weights)
+
+    def source(self, call: Call) -> str:
+        """The update's code; compiles it on these inputs if it has not run yet."""
+        if not self._update.source:
+            _, baseline = self.record(call)
+            self.update(baseline, call, Plan(torch.ones(self.grid, dtype=torch.bool)), False)
+        return self._update.source
 
     def require_current(self, baseline: Baseline) -> Weights:
         """Raises :class:`BaselineError` if the model has other weights than the recorded run."""
@@ -203,6 +212,12 @@ class Program:
                 if hasattr(graph, fold.name):
                     setattr(graph, fold.name, value)
         self._folded_for = weights
+        self._update.forget()
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Are there kernels of our own for this device, and one graph for each size of the tables?"""
+    return device.type == "cuda"
 
 
 def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, ...]:

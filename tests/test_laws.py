@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sparsify.passes.pack import Pack
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -64,21 +64,24 @@ TRANSPOSED_TWICE = Recipe(
 )
 
 
-def padded_tables() -> Any:
-    """Tables as they are on CUDA."""
-    return patch("sparsify.program.Pack", lambda norm, padded: Pack(norm, padded=True))
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """The graphs that CUDA gets, padded tables and fused operators, on the CPU."""
+    kernels = patch("sparsify.program.has_kernels", lambda device: True)
+    with kernels, patch("torch.backends.mkldnn.is_available", lambda: False):
+        yield
 
 
 @example(TRANSPOSED_TWICE, [MaskRecipe("blobs", 15)], Fixed(), False, False)
 @given(recipes() | recipes(networks.DIFFUSION), SEVERAL_MASKS, FIXED, st.booleans(), st.booleans())
 def test_update_equals_the_oracle(
-    recipe: Recipe, masks: list[MaskRecipe], fixed: Fixed, new_conditions: bool, padded: bool
+    recipe: Recipe, masks: list[MaskRecipe], fixed: Fixed, new_conditions: bool, cuda: bool
 ) -> None:
     """Also outside the mask the new image differs: there the recorded one counts."""
     before = recipe.inputs()
     after = recipe.inputs(1) if new_conditions else edit(recipe)
     sparse, reference = wrapped(recipe, **vars(fixed)), Reference(recipe, fixed)
-    with padded_tables() if padded else nullcontext():
+    with as_on_cuda() if cuda else nullcontext():
         _, baseline = sparse.record(*before)
     allowed = tolerance(recipe, before, after)
     for active in (mask.build(recipe.grid) for mask in masks):

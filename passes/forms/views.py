@@ -19,16 +19,21 @@ _TRANSPARENT = (aten.clone, aten.alias, aten.detach, aten.contiguous, aten.lift_
 
 
 def drop_copies(node: Node) -> Node | None:
-    """clone(x) -> x; casts that change nothing, and pads of nothing -> x."""
+    """clone(x) -> x; casts that change nothing, pads of nothing, x * 1 and x / 1 -> x."""
     if getattr(node.target, "overloadpacket", None) in _TRANSPARENT:
         return source(node)
     if node.target is aten.pad.default and not any(argument(node, "pad")):
         return source(node)
-    if node.target is aten._to_copy.default:
-        before, after = source(node).meta["val"], node.meta["val"]
-        if (before.dtype, before.device) == (after.dtype, after.device):
-            return source(node)
+    by_one = node.target in (aten.mul.Tensor, aten.div.Tensor) and node.args[1] == 1
+    if by_one or node.target is aten._to_copy.default:
+        before, after = node.args[0], node.meta["val"]
+        if isinstance(before, Node) and _kind(before.meta["val"]) == _kind(after):
+            return before
     return None
+
+
+def _kind(value: torch.Tensor) -> tuple[Any, ...]:
+    return value.shape, value.dtype, value.device
 
 
 _VIEWS = (
@@ -201,9 +206,8 @@ def copy(node: Node) -> Node | None:
     """copy(x, new) of one shape and type -> new."""
     if node.target is not aten.copy.default:
         return None
-    old, new = source(node).meta["val"], source(node, 1).meta["val"]
-    same = (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
-    return source(node, 1) if same else None
+    new = source(node, 1)
+    return new if _kind(source(node).meta["val"]) == _kind(new.meta["val"]) else None
 
 
 def concat(node: Node) -> Node | None:

@@ -1,0 +1,137 @@
+"""Fewer passes over memory: patterns of the update graph as single operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sparsify.codegen import ops, products
+from sparsify.codegen.gather_conv import gather_conv
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What became of one convolution or attention of the update graph."""
+
+    name: str
+    operator: str
+    parts: tuple[str, ...]
+    """What the operator does besides."""
+    left: str
+    """Why it does not do more; empty if it does all."""
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Swaps in ``gather_conv`` with its epilogue, and leaves a :class:`Fused` for each under
+    ``module.meta["fused"]``. Requires ``val`` on every node."""
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]
+        module.meta["fused"] = [fused for fused in found if fused is not None]
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        return module
+
+
+def fuse_conv(node: Node) -> Fused | None:
+    """gather_conv, + shift, activation, * scale, + residual -> one operator.
+
+    Halo rows that are taken from the baseline for it are read where they stand.
+    """
+    if node.target is not products.gather_conv:
+        return None
+    x, halo, kernel_map, weight, bias = node.args
+    epilogue: dict[str, Any] = {}
+    last, parts = node, []
+    for step in (_shift, _activation, _scale, _residual):
+        user = _only_user(last)
+        if user is not None and (taken := step(user, last)):
+            epilogue.update(taken)
+            last = user
+            parts.append(step.__name__.strip("_"))
+    with node.graph.inserting_before(last):
+        halo_sites = None
+        if isinstance(halo, Node) and halo.target is ops.take_rows:
+            stored, halo_sites = halo.args
+            halo = node.graph.call_function(aten.transpose.int, (stored, 1, 2))
+            parts.insert(0, "halo")
+        operands = (x, halo, halo_sites, kernel_map, weight, bias)
+        new = node.graph.call_function(gather_conv, operands, epilogue)
+    new.meta.update(node.meta)
+    new.meta["val"] = last.meta["val"]
+    left = _left(last)
+    last.replace_all_uses_with(new)
+    return Fused(node.name, "gather_conv", tuple(parts), left)
+
+
+def _shift(user: Node, value: Node) -> dict[str, Any] | None:
+    """value + [N, C, 1]"""
+    other = _added(user, value)
+    shape = _shape(value)
+    return {"shift": other} if other and _shape(other) == (*shape[:2], 1) != shape else None
+
+
+def _residual(user: Node, value: Node) -> dict[str, Any] | None:
+    """value + [N, C, S]"""
+    other = _added(user, value)
+    return {"residual": other} if other and _shape(other) == _shape(value) else None
+
+
+def _activation(user: Node, value: Node) -> dict[str, Any] | None:
+    names: dict[Any, str] = {aten.relu.default: "relu", aten.silu.default: "silu"}
+    if user.target is aten.leaky_relu.default:
+        slope = user.args[1] if len(user.args) > 1 else 0.01
+        return {"activation": "leaky_relu", "slope": slope}
+    return {"activation": names[user.target]} if user.target in names else None
+
+
+def _scale(user: Node, value: Node) -> dict[str, Any] | None:
+    """value times or over a number"""
+    if user.target not in (aten.mul.Tensor, aten.div.Tensor) or len(user.args) != 2:
+        return None
+    factor = user.args[1]
+    if user.args[0] is not value or not isinstance(factor, (int, float)) or factor == 0:
+        return None
+    return {"scale": float(factor if user.target is aten.mul.Tensor else 1 / factor)}
+
+
+def _added(user: Node, value: Node) -> Node | None:
+    """The other operand, if ``user`` is a plain sum of ``value`` and another tensor."""
+    if user.target is not aten.add.Tensor or user.kwargs or len(user.args) != 2:
+        return None
+    first, second = user.args
+    other = second if first is value else first
+    if not isinstance(other, Node) or other is value:
+        return None
+    return other if _dtype(other) == _dtype(value) else None
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _left(last: Node) -> str:
+    """Why an epilogue ends at ``last``."""
+    user = _only_user(last)
+    if user is None:
+        return f"its result is read by {len(last.users)} nodes"
+    return f"then {getattr(user.target, '__name__', user.target)}"
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _dtype(node: Node) -> torch.dtype | None:
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, torch.Tensor) else None
+
+
+_RULES: tuple[Callable[[Node], Fused | None], ...] = (fuse_conv,)
