@@ -177,7 +177,7 @@ class SparseModule(nn.Module):
             raise BaselineError("record a run first: there is nothing to report")
         program, plan = self._last
         masks = program.plan(plan)[1] if plan is not None else None
-        return make_report(program.joint, masks)
+        return make_report(program.joint, masks, program.graphs.update.meta.get("fused", ()))
 
     def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
         """The record, plan and update graphs for calls like this one."""

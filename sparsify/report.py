@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .passes.fuse import Fused
 from .passes.layout import Grid, Layout
 from .passes.macs import macs
 
@@ -50,6 +51,8 @@ class Report:
     nodes: tuple[NodeReport, ...]
     masks: Mapping[Grid, Tensor]
     """The active mask, bool [H, W], of each grid; the widest where it grows."""
+    fused: tuple[Fused, ...] = ()
+    """Where there are kernels of ours: what each does besides, and why not more."""
 
     def __iter__(self) -> Iterator[NodeReport]:
         return iter(self.nodes)
@@ -73,6 +76,8 @@ class Report:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.summary()
         yield self.table()
+        if self.fused:
+            yield self.kernels()
 
     def summary(self) -> Table:
         """Nodes and MACs by state."""
@@ -103,6 +108,20 @@ class Report:
                 table.add_row(n.name, n.operator, grid, n.state, *numbers, n.reason)
         return table
 
+    def kernels(self) -> Table:
+        """The update's operators with kernels of ours, alike ones in one row."""
+        table = Table(title="kernels: what is done in one pass over memory")
+        for column in ("operator", "with", "nodes", "left out", "first"):
+            table.add_column(column)
+        first: dict[Any, str] = {}
+        for kernel in self.fused:
+            first.setdefault((kernel.operator, kernel.parts, kernel.left), kernel.name)
+        count = Counter((kernel.operator, kernel.parts, kernel.left) for kernel in self.fused)
+        for kind, number in count.most_common():
+            operator, parts, left = kind
+            table.add_row(operator, ", ".join(parts), str(number), left, first[kind])
+        return table
+
     def picture(self, path: str | Path, size: int = 160) -> None:
         """Saves a PNG of the active mask of every grid, finest first."""
         grids = sorted(self.masks, key=lambda grid: -grid[0] * grid[1])
@@ -118,7 +137,9 @@ class Report:
         sheet.save(path)
 
 
-def make_report(joint: GraphModule, masks: Mapping[str, Tensor] | None) -> Report:
+def make_report(
+    joint: GraphModule, masks: Mapping[str, Tensor] | None, fused: Sequence[Fused] = ()
+) -> Report:
     """``masks`` are a plan's, by the name of their node; without a plan all sites count."""
     nodes = [n for n in joint.graph.nodes if n.op == "call_function" and _is_model(n)]
     widest: dict[Grid, Tensor] = {}
@@ -127,7 +148,7 @@ def make_report(joint: GraphModule, masks: Mapping[str, Tensor] | None) -> Repor
         if grid not in widest or int(mask.sum()) > int(widest[grid].sum()):
             widest[grid] = mask
     active = {name: float(mask.float().mean()) for name, mask in (masks or {}).items()}
-    return Report(tuple(_node(n, active) for n in nodes), widest)
+    return Report(tuple(_node(n, active) for n in nodes), widest, tuple(fused))
 
 
 def _is_model(node: Node) -> bool:

@@ -1,0 +1,80 @@
+"""What the fuse pass swaps in, and why it leaves the rest. The laws run its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sparsify.passes.fuse import Fuse, Fused
+from torch import Tensor
+
+from tests.graph_text import expect, rewritten
+
+
+@pytest.fixture(autouse=True)
+def plain_weights() -> Iterator[None]:
+    """As on CUDA: no weight in the order of a CPU library."""
+    with patch("torch.backends.mkldnn.is_available", lambda: False):
+        yield
+
+
+def fused(function: Callable[[Any, Tensor], Any]) -> tuple[Any, list[Fused]]:
+    graphs = rewritten(function, Fuse())
+    return graphs.update.graph, graphs.update.meta["fused"]
+
+
+def test_halo_is_read_where_it_stands() -> None:
+    graph, found = fused(lambda m, x: m.conv(x).relu())
+    expect(
+        graph,
+        """
+        flatten_using_ints = flatten.using_ints(x_edited)
+        take = take(flatten_using_ints, active_sites)
+        same_sites = same_sites(getitem, active_sites)
+        transpose_int = transpose.int(to_rows)
+        gather_conv_1 = gather_conv(take, transpose_int, getitem_1, same_sites, folded_0, conv_bias)
+        overlay_image = overlay_image(relu, gather_conv_1, active_sites)
+        """,
+    )
+    assert found == [
+        Fused("gather_conv", "gather_conv", ("halo", "activation"), "then overlay_image")
+    ]
+
+
+def test_epilogue() -> None:
+    """conv + shift, activation, * scale, + residual, in this order."""
+
+    def block(m: Any, x: Tensor) -> Tensor:
+        h = F.leaky_relu(m.conv(x) + m.norm.weight[None, :, None, None], 0.1)
+        return x + h / 4
+
+    graph, found = fused(block)
+    assert [f.parts for f in found] == [("halo", "shift", "activation", "scale", "residual")]
+    node = next(n for n in graph.nodes if n.name.startswith("gather_conv"))
+    how = {key: value for key, value in node.kwargs.items() if isinstance(value, (str, float))}
+    assert how == {"activation": "leaky_relu", "slope": 0.1, "scale": 0.25}
+    assert {"shift", "residual"} <= set(node.kwargs)
+
+
+@pytest.mark.parametrize(
+    ("function", "parts", "left"),
+    [
+        (lambda m, x: m.conv(x).tanh(), (), "then tanh"),
+        (lambda m, x: (h := m.conv(x)) * h.sigmoid(), (), "its result is read by 2 nodes"),
+        (lambda m, x: m.conv(x).relu() + 1, ("activation",), "then add"),
+        (lambda m, x: (m.conv(x) * 2).relu(), ("scale",), "then relu"),
+        (lambda m, x: torch.add(x, m.conv(x), alpha=2), (), "then add"),
+        (lambda m, x: m.conv(x) + m.conv.weight[:1, :, :1, :1].double(), (), "then add"),
+        (lambda m, x: m.conv(x) + x[:, :1], (), "then add"),
+    ],
+)
+def test_near_misses_say_why(
+    function: Callable[[Any, Tensor], Any], parts: tuple[str, ...], left: str
+) -> None:
+    (found,) = fused(function)[1]
+    assert found.parts == ("halo", *parts)
+    assert found.left.startswith(left)
