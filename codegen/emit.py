@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch._dynamo.decorators import mark_unbacked
@@ -16,76 +16,73 @@ from torch.fx import GraphModule
 from .cuda_graphs import Replayed
 
 
-class Emitted(Protocol):
-    """A graph that runs; ``source`` is its code, empty before the first call."""
-
-    @property
-    def source(self) -> str: ...
-
-    def __call__(self, *inputs: Any) -> Any: ...
-
-    def forget(self) -> None:
-        """To be called when weights have moved."""
-
-
-def emit(module: GraphModule, backend: str, sizes: Sequence[int], device: torch.device) -> Emitted:
-    """``module`` as it is ("eager"), or compiled at its first call ("inductor"), on CUDA as one
-    CUDA graph. The inputs ``sizes`` are tables with an unknown number of rows."""
-    if backend == "eager":
-        return Interpreted(module)
-    return Compiled(module, sizes, replayed=device.type == "cuda")
-
-
-class Interpreted:
-    """The graph's own Python."""
+class Emitted:
+    """A graph that runs as it is."""
 
     def __init__(self, module: GraphModule) -> None:
         self._module = module
 
     @property
     def source(self) -> str:
+        """The code that runs; empty if it is not known before the first call."""
         return readable(self._module)
 
     def __call__(self, *inputs: Any) -> Any:
         return self._module(*inputs)
 
     def forget(self) -> None:
-        pass
+        """To be called when weights have moved."""
 
 
-def readable(module: GraphModule) -> str:
-    """A graph as Python."""
-    return module.graph.python_code("self").src
+class Compiled(Emitted):
+    """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
+    rows is to stay unknown, so that one compilation serves every mask."""
 
-
-class Compiled:
-    """Inductor's code; one compilation serves every mask."""
-
-    def __init__(self, module: GraphModule, sizes: Sequence[int], replayed: bool) -> None:
+    def __init__(self, module: GraphModule, sizes: Sequence[int]) -> None:
+        super().__init__(module)
         _mark_caches()
         self._sizes = sizes
         self._sources: list[str] = []
         self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True)
-        self._replayed = Replayed(self._run) if replayed else None
 
     @property
     def source(self) -> str:
         return "\n\n".join(self._sources)
 
     def __call__(self, *inputs: Any) -> Any:
-        return (self._replayed or self._run)(*inputs)
-
-    def forget(self) -> None:
-        if self._replayed is not None:
-            self._replayed.forget()
-
-    def _run(self, *inputs: Any) -> Any:
         for index in self._sizes:
             mark_unbacked(inputs[index], 0)
         if self._sources:
             return self._compiled(*inputs)
         with _collected(self._sources):
             return self._compiled(*inputs)
+
+
+class OnCuda(Emitted):
+    """``emitted`` as CUDA graphs, without the inputs that it does not read."""
+
+    def __init__(self, emitted: Emitted) -> None:
+        super().__init__(emitted._module)
+        self._emitted = emitted
+        self._replayed = Replayed(emitted)
+        placeholders = self._module.graph.find_nodes(op="placeholder")
+        self._read = [bool(node.users) for node in placeholders]
+
+    @property
+    def source(self) -> str:
+        return self._emitted.source
+
+    def __call__(self, *inputs: Any) -> Any:
+        pairs = zip(inputs, self._read, strict=True)
+        return self._replayed(*(value if read else None for value, read in pairs))
+
+    def forget(self) -> None:
+        self._replayed.forget()
+
+
+def readable(module: GraphModule) -> str:
+    """A graph as Python."""
+    return module.graph.python_code("self").src
 
 
 @contextmanager

@@ -28,7 +28,13 @@ def committed(baseline: Baseline, call: Call, output: Any, items: Sequence[Basel
     """The baseline of a batch of which only the items are known."""
     outputs, inputs = tree_map_only(Tensor, torch.clone, (tuple(tree_leaves(output)), call.leaves))
     return replace(
-        baseline, values=None, conditions=(), outputs=outputs, inputs=inputs, items=list(items)
+        baseline,
+        values=None,
+        conditions=(),
+        outputs=outputs,
+        inputs=inputs,
+        origins=(None,) * len(inputs),
+        items=list(items),
     )
 
 

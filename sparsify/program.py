@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
-from .codegen.emit import emit
+from .codegen.emit import Compiled, Emitted, OnCuda
 from .codegen.errors import BaselineError, GridError, MaskError
 from .config import SparsifyConfig
 from .masks import check_mask
@@ -28,6 +29,8 @@ from .passes.verify import Inspect
 from .signature import Call
 
 Weights = tuple[tuple[int, int], ...]
+Origin = tuple["weakref.ref[Tensor]", int]
+"""A tensor and the version that it had."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,9 @@ class Baseline:
     """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
     outputs: tuple[Any, ...]
     inputs: tuple[Any, ...]
+    """Copies, for the caller may write to his."""
+    origins: tuple[Origin | None, ...]
+    """The caller's own, to know them again without reading them."""
     weights: Weights
     items: list[Baseline] = field(default_factory=list)
     """One for each item of the batch, once items have masks of their own."""
@@ -96,8 +102,12 @@ class Program:
             Fuse() if on_cuda else None,
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
-        sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
-        self._update = emit(self.graphs.update, config.backend, sizes, self.device)
+        self._update, self._static = Emitted(self.graphs.update), Emitted(self.graphs.static)
+        if config.backend == "inductor":
+            sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
+            self._update = Compiled(self.graphs.update, sizes)
+            if on_cuda:
+                self._update, self._static = OnCuda(self._update), OnCuda(self._static)
         self._folded_for = self._weights()
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
@@ -112,8 +122,9 @@ class Program:
         """The outputs for the caller, and a baseline that shares no memory with them."""
         foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
         kept, conditions = (tuple(_own(v, foreign) for v in part) for part in values)
-        inputs = _copy(call.leaves)
-        baseline = Baseline(self, kept, conditions, _copy(tuple(outputs)), inputs, weights)
+        inputs, origins = _copy(call.leaves), tuple(map(_origin, call.leaves))
+        results = _copy(tuple(outputs))
+        baseline = Baseline(self, kept, conditions, results, inputs, origins, weights)
         return tree_unflatten(outputs, self._output_spec), baseline
 
     def plan(self, plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -135,9 +146,8 @@ class Program:
         tables, _ = self.plan(plan)
         weights = self.require_current(baseline)
         assert baseline.values is not None
-        same = self._same_inputs(baseline.inputs, call.leaves)
         if plan.is_empty:
-            if not (self._only_grids or same):
+            if not (self._only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
                 raise MaskError(
                     "the mask is empty, other inputs changed, and an output does not lie on a "
                     "grid: mark the sites that shall follow, or record again"
@@ -145,7 +155,9 @@ class Program:
             result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
             return result, baseline if commit else None
         self._refold(weights)
-        conditions = baseline.conditions if same else self._run("static", *call.leaves)
+        conditions = baseline.conditions
+        if not self._same_inputs(baseline, call.leaves):
+            conditions = self._run("static", *call.leaves)
         inputs = (*call.leaves, *tables, *baseline.values, *conditions)
         if not commit:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
@@ -168,13 +180,18 @@ class Program:
             )
         return weights
 
-    def _same_inputs(self, recorded: tuple[Any, ...], leaves: tuple[Any, ...]) -> bool:
-        """Are the inputs that an edit leaves alone the recorded ones?"""
-        return all(
-            torch.equal(old, new)
-            for index, (old, new) in enumerate(zip(recorded, leaves, strict=True))
-            if isinstance(old, Tensor) and index not in self.edited
-        )
+    def _same_inputs(self, baseline: Baseline, leaves: tuple[Any, ...], wait: bool = False) -> bool:
+        """Are the inputs that an edit leaves alone the recorded ones?
+
+        On CUDA only the same tensors are known to be, unless it may ``wait`` for the device.
+        """
+        triples = zip(baseline.inputs, baseline.origins, leaves, strict=True)
+        for index, (old, origin, new) in enumerate(triples):
+            if index in self.edited or not isinstance(old, Tensor) or _is_origin(new, origin):
+                continue
+            if (new.is_cuda and not wait) or not torch.equal(old, new):
+                return False
+        return True
 
     @property
     def _only_grids(self) -> bool:
@@ -185,8 +202,8 @@ class Program:
 
     def _run(self, name: Literal["record", "static", "update", "commit"], *inputs: Any) -> Any:
         with torch.no_grad():
-            if name == "update":
-                return self._update(*inputs)
+            if name in ("update", "static"):
+                return (self._update if name == "update" else self._static)(*inputs)
             # Once a picture: compiling takes minutes and would seldom pay.
             return getattr(self.graphs, name)(*inputs)
 
@@ -213,6 +230,7 @@ class Program:
                     setattr(graph, fold.name, value)
         self._folded_for = weights
         self._update.forget()
+        self._static.forget()
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -276,6 +294,16 @@ def _state(model: torch.nn.Module) -> tuple[Tensor, ...]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _origin(leaf: Any) -> Origin | None:
+    if not isinstance(leaf, Tensor) or leaf.is_inference():
+        return None  # inference tensors count no versions
+    return weakref.ref(leaf), leaf._version
+
+
+def _is_origin(leaf: Tensor, origin: Origin | None) -> bool:
+    return origin is not None and origin[0]() is leaf and origin[1] == leaf._version
 
 
 def _copy(tree: Any) -> Any:
