@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+GPU_READY := $(VENV)/.gpu-ready
 SOURCES := benchmarks codegen examples passes sparsify tests
 NETWORKS ?= ddpm-church-256
 COPY := build/installed
@@ -26,7 +27,10 @@ HAS_TORCH := import sys, torch; \
 TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 	MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo test lint types bench coverage test-deep clean
+# A GPU machine without a network: wheels of what is missing there, in a folder.
+OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
+
+.PHONY: help demo test lint types bench coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
@@ -34,6 +38,8 @@ help:
 	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
+	@echo "make gpu        on a GPU: kernels, models, memory checks, benchmarks; with the torch"
+	@echo "                that is there; WHEELS=folder if there is no network"
 	@echo "make clean      remove what was built (the environment $(VENV) stays)"
 
 demo: $(READY)
@@ -70,6 +76,16 @@ test-deep: $(READY)
 	@echo "==> laws, in depth"
 	@$(BIN)/python -m pytest tests/test_laws.py --hypothesis-profile=deep
 
+gpu: $(GPU_READY)
+	@echo "==> kernels and models against the CPU"
+	@$(BIN)/python -m pytest tests/gpu
+	@echo "==> small kernels under compute-sanitizer"
+	@PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		$(BIN)/python -m pytest tests/gpu -k small
+	@echo "==> benchmarks"
+	@$(BIN)/python -m benchmarks.gpu_kernels
+	@$(BIN)/python -m benchmarks.gpu
+
 clean:
 	@echo "==> clean"
 	@rm -rf build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -96,4 +112,12 @@ $(READY): pyproject.toml
 	fi
 	@echo "==> set-up: sparsify and its development tools (some minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(GPU_READY): pyproject.toml
+	@$(PYTHON) -c '$(HAS_TORCH)' || { echo "torch 2.11 or newer is needed first"; exit 1; }
+	@echo "==> set-up: $(VENV), with the system's torch"
+	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(BIN)/python -m pip install --quiet $(OFFLINE) "setuptools>=77"
+	@$(BIN)/python -m pip install --quiet $(OFFLINE) --no-build-isolation --editable '.[gpu]'
 	@touch $@

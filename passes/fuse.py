@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sparsify.codegen import ops, products
 from sparsify.codegen.gather_conv import gather_conv
+from sparsify.codegen.overlay_attention import overlay_attention
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
@@ -28,8 +29,8 @@ class Fused:
 
 @dataclass(frozen=True)
 class Fuse:
-    """Swaps in ``gather_conv`` with its epilogue, and leaves a :class:`Fused` for each under
-    ``module.meta["fused"]``. Requires ``val`` on every node."""
+    """Swaps in ``gather_conv`` with its epilogue and ``overlay_attention``, and leaves a
+    :class:`Fused` for each under ``module.meta["fused"]``. Requires ``val`` on every node."""
 
     def __call__(self, module: GraphModule) -> GraphModule:
         found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]
@@ -68,6 +69,48 @@ def fuse_conv(node: Node) -> Fused | None:
     left = _left(last)
     last.replace_all_uses_with(new)
     return Fused(node.name, "gather_conv", tuple(parts), left)
+
+
+def fuse_attention(node: Node) -> Fused | None:
+    """attention over overlaid keys and values -> one operator that never writes them out."""
+    if node.target is not ops.attention:
+        return None
+    query, key, value = node.args[:3]
+    overlays = [x for x in (key, value) if isinstance(x, Node) and x.target is ops.overlay]
+    if not overlays:
+        return None
+    if refusal := _refusal(node, overlays):
+        return Fused(node.name, "attention", (), refusal)
+    (base_key, new_key, sites, _), (base_value, new_value, *_) = (x.args for x in overlays)
+    scale = node.kwargs.get("scale")
+    scale = _shape(overlays[0])[-1] ** -0.5 if scale is None else scale
+    operands = (query, base_key, base_value, new_key, new_value, sites, scale)
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(overlay_attention, operands)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    return Fused(node.name, "overlay_attention", ("keys", "values"), "")
+
+
+def _refusal(node: Node, overlays: list[Node]) -> str:
+    """Why the keys and values of an attention are written out; empty if they need not be."""
+    given = {**dict(zip(_OPTIONS, node.args[3:], strict=False)), **node.kwargs}
+    others = {name: given.get(name) for name in _OPTIONS if given.get(name)}
+    shapes = {_shape(x)[:2] for x in (node.all_input_nodes[0], *overlays)}
+    if len(overlays) < 2:
+        return "only the keys or only the values are overlaid"
+    if others:
+        return f"it has {', '.join(others)}"
+    if overlays[0].args[2:] != overlays[1].args[2:] or overlays[0].args[3] != 2:
+        return "keys and values have other sites, or not on their third axis"
+    if len(shapes) > 1 or len(_shape(node)) != 4:
+        return "queries, keys and values are not [N, heads, L, d] of as many heads"
+    if any(len(x.users) > 1 for x in overlays):
+        return "its keys or values are needed whole elsewhere too"
+    return ""
+
+
+_OPTIONS = ("attn_mask", "dropout_p", "is_causal", "enable_gqa")
 
 
 def _shift(user: Node, value: Node) -> dict[str, Any] | None:
@@ -134,4 +177,4 @@ def _dtype(node: Node) -> torch.dtype | None:
     return value.dtype if isinstance(value, torch.Tensor) else None
 
 
-_RULES: tuple[Callable[[Node], Fused | None], ...] = (fuse_conv,)
+_RULES: tuple[Callable[[Node], Fused | None], ...] = (fuse_conv, fuse_attention)

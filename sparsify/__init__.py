@@ -12,11 +12,10 @@ from .codegen.errors import (
 )
 from .config import SparsifyConfig
 from .masks import difference_mask
-from .module import SparseModule, sparsify
+from .module import SparseModule, dump, sparsify
 from .program import Baseline, Plan
 from .report import Report
 from .session import Session
-from .source import dump
 
 __all__ = [
     "Baseline",

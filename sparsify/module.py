@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from .program import Baseline, Plan, Program
 from .report import Report, make_report
 from .session import Editing, Recording, Session
 from .signature import Call, Signature, bind
-from .source import whole
+from .source import as_files, whole
 
 
 def sparsify(
@@ -189,12 +190,8 @@ class SparseModule(nn.Module):
         On CUDA inductor's Triton kernels and ours, on CPU its C++. Compiles the update, on these
         inputs, if that has not run yet. :func:`sparsify.dump` writes it as files.
         """
-        return whole(self.compiled_source(*args, **kwargs))
-
-    def compiled_source(self, *args: Any, **kwargs: Any) -> str:
-        """What the backend made of the update graph."""
         call = bind(self.model, args, kwargs)
-        return self.program(call).source(call)
+        return whole(self.program(call).source(call))
 
     @contextmanager
     def mode_of(self, mode: Recording | Editing) -> Iterator[None]:
@@ -213,3 +210,19 @@ class SparseModule(nn.Module):
         program = self._programs[call.signature]
         self._last = program, None
         return program
+
+
+def dump(sparse: SparseModule, folder: str | Path, *args: Any, **kwargs: Any) -> list[Path]:
+    """Writes what calls like this one run, as files in ``folder``; returns their paths.
+
+    ``record.py`` ... ``commit.py`` are the graphs as Python, ``update_compiled.py`` what the
+    backend made of the update, beside the kernels of ours that it calls. Compiles the update if
+    that has not run yet.
+    """
+    call = bind(sparse.model, args, kwargs)
+    program, folder = sparse.program(call), Path(folder)
+    files = as_files(program.source(call), program.graphs)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in files]

@@ -1,0 +1,134 @@
+"""Kernels and whole models on a GPU, against the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from sparsify.codegen import gather_conv, overlay_attention
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from benchmarks.networks import small
+from sparsify import SparseModule, sparsify
+from tests import test_gather_conv as conv
+from tests import test_overlay_attention as attention
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+CONVS = [
+    conv.Case(channels=64, width=96, grid=(17, 19)),
+    conv.Case(channels=33, width=3, grid=(9, 9), halo=conv.PACKED, activation="relu", share=0.0),
+    conv.Case(channels=320, width=320, grid=(8, 8), halo=conv.ABSENT, padded=True),
+    conv.Case(channels=16, width=16, groups=4, stride=2, activation="leaky_relu"),
+    conv.Case(channels=1, width=1, groups=96, residual=False),
+    conv.Case(channels=24, width=40, transposed=True, stride=2, bias=False, shift=False),
+]
+ATTENTIONS = [
+    attention.Case(depth=depth, width=depth, queries=queries, positions=300, sites=70, count=count)
+    for depth in (40, 64, 160)
+    for queries in (1, 65)
+    for count in (None, 33)
+]
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 stays float32; tf32 is the user's choice."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def on_cuda(tree: Any) -> Any:
+    return tree_map_only(Tensor, lambda x: x.cuda(), tree)
+
+
+def on_cpu(tree: Any) -> Any:
+    return tree_map_only(Tensor, lambda x: x.cpu(), tree)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CONVS)
+@pytest.mark.parametrize("splits", [None, 1, 4])
+def test_small_gather_conv(case: conv.Case, dtype: torch.dtype, splits: int | None) -> None:
+    from sparsify.codegen.kernels.gather_conv import launch
+
+    case = replace(case, dtype=dtype)
+    args = conv.arguments(case)
+    got = on_cpu(launch(*on_cuda(args), splits=splits))
+    conv.check(case, got, args)
+    if splits is None:
+        assert torch.equal(got, on_cpu(gather_conv.gather_conv(*on_cuda(args))))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ATTENTIONS)
+def test_small_overlay_attention(case: attention.Case, dtype: torch.dtype) -> None:
+    case = replace(case, dtype=dtype)
+    args = attention.arguments(case)
+    got = overlay_attention.overlay_attention(*on_cuda(args))
+    attention.check(case, on_cpu(got), args)
+
+
+def edited(inputs: tuple[Any, ...], mask: Tensor) -> tuple[Any, ...]:
+    image = inputs[0]
+    return (torch.where(mask, torch.randn_like(image), image), *inputs[1:])
+
+
+def masks(grid: tuple[int, int]) -> list[Tensor]:
+    corner = torch.zeros(grid, dtype=torch.bool)
+    corner[: grid[0] // 4, : grid[1] // 3] = True
+    moved = corner.roll((grid[0] // 2, grid[1] // 2), (0, 1))
+    return [corner, moved, torch.ones_like(corner)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", small())
+def test_networks(name: str) -> None:
+    """The compiled update on the GPU is the eager one on the CPU; it never waits for the GPU."""
+    torch.manual_seed(0)
+    network = small()[name]
+    model, (inputs, options) = network.build().eval(), network.inputs()
+    how = {"dilate": 1, "dense_share": 0.0}
+    reference = sparsify(model, backend="eager", **how)
+    _, recorded = reference.record(*inputs, **options)
+    calls = []
+    for mask in masks(recorded.program.grid):
+        call = edited(inputs, mask)
+        calls.append((mask, call, reference.update(recorded, *call, mask=mask, **options)))
+    model.cuda()
+    sparse, options = sparsify(model, **how), on_cuda(options)
+    inputs = on_cuda(inputs)
+    _, baseline = sparse.record(*inputs, **options)
+    for mask, (image, *_), wanted in calls:
+        plan, call = sparse.plan(mask), (image.cuda(), *inputs[1:])
+        sparse.update(baseline, *call, mask=plan, **options)  # compiles, tunes and records
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = sparse.update(baseline, *call, mask=plan, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for ours, theirs in zip(tree_leaves(got), tree_leaves(wanted), strict=True):
+            assert float((ours.cpu() - theirs).abs().max() / theirs.abs().max()) <= 1e-4
+    assert recordings(sparse, baseline) == 2  # two of the masks have one size
+
+
+def recordings(sparse: SparseModule, baseline: Any) -> int:
+    return len(baseline.program._update._replayed._recorded)
+
+
+@torch.no_grad()
+def test_new_weights_are_seen() -> None:
+    """Recordings hold the addresses of the weights that they were made with."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU()).eval().cuda()
+    x, mask = torch.randn(1, 3, 16, 16).cuda(), masks((16, 16))[0]
+    sparse = sparsify(model, policy="exact")
+    for _ in range(2):
+        _, baseline = sparse.record(x)
+        new = edited((x,), mask.cuda())[0]
+        got = sparse.update(baseline, new, mask=mask)
+        torch.testing.assert_close(got, model(new), atol=1e-5, rtol=1e-5)
+        model[0].weight.mul_(1.5)

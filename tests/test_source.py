@@ -1,0 +1,37 @@
+"""The code that runs can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify import dump, sparsify
+from sparsify.source import own_kernels
+
+X = torch.randn(1, 3, 8, 8)
+
+
+class Smooth(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x.sigmoid(), 3, 1, 1)
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_dump(backend: str, tmp_path: Path) -> None:
+    sparse = sparsify(Smooth().eval(), backend=backend)
+    code = sparse.code(X)
+    assert ("def forward(self, x_edited" if backend == "eager" else "async_compile") in code
+    paths = dump(sparse, tmp_path / "code", X)
+    names = ["record", "plan", "static", "update", "commit", "update_compiled"]
+    assert [path.name for path in paths] == [f"{name}.py" for name in names]
+    for path in paths:
+        compile(path.read_text(), path, "exec")
+    assert paths[-1].read_text() == code
+
+
+def test_own_kernels_go_along() -> None:
+    (name, text), *others = own_kernels("torch.ops.sparsify.gather_conv.default(x)").items()
+    assert name == "kernel_gather_conv.py" and "def matmul_kernel" in text and not others
