@@ -20,7 +20,7 @@ from rich.table import Table
 from sparsify.codegen import tables
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.geometry import Window
-from sparsify.codegen.overlay_attention import overlay_attention
+from sparsify.codegen.overlay_attention import key_bias, overlay_attention
 from sparsify.codegen.products import conv_weight
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def attention_row(
 
     query, key, value = (drawn(active) for _ in range(3))
     base_key, base_value = drawn(sites), drawn(sites)
-    scale = head**-0.5
+    bias, scale = key_bias(where, sites), head**-0.5
 
     def library() -> Tensor:
         keys = base_key.index_copy(2, where, key)
@@ -101,7 +101,7 @@ def attention_row(
         return F.scaled_dot_product_attention(query, keys, values)
 
     def ours() -> Tensor:
-        return overlay_attention(query, base_key, base_value, key, value, where, False, scale)
+        return overlay_attention(query, base_key, base_value, key, value, bias, scale)
 
     return {
         "kernel": f"attention {heads}x{head}, {active} of {sites}",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sparsify.codegen import ops, products
 from sparsify.codegen.gather_conv import gather_conv
-from sparsify.codegen.overlay_attention import overlay_attention
+from sparsify.codegen.overlay_attention import key_bias, overlay_attention
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
@@ -81,15 +81,26 @@ def fuse_attention(node: Node) -> Fused | None:
         return None
     if refusal := _refusal(node, overlays):
         return Fused(node.name, "attention", (), refusal)
-    (base_key, new_key, sites, _), (base_value, new_value, *_) = (x.args for x in overlays)
+    pairs: Any = [x.args for x in overlays]
+    (base_key, new_key, sites, _), (base_value, new_value, *_) = pairs
     scale = node.kwargs.get("scale")
     scale = _shape(overlays[0])[-1] ** -0.5 if scale is None else scale
-    operands = (query, base_key, base_value, new_key, new_value, sites, scale)
+    bias = _bias(node, sites, _shape(base_key)[2])
+    operands = (query, base_key, base_value, new_key, new_value, bias, scale)
     with node.graph.inserting_before(node):
         new = node.graph.call_function(overlay_attention, operands)
     new.meta.update(node.meta)
     node.replace_all_uses_with(new)
     return Fused(node.name, "overlay_attention", ("keys", "values"), "")
+
+
+def _bias(node: Node, sites: Any, positions: int) -> Node:
+    """One for all attentions over the same sites."""
+    for user in sites.users:
+        if user.target is key_bias and user.args == (sites, positions):
+            return user  # type: ignore[no-any-return]
+    with node.graph.inserting_after(sites):
+        return node.graph.call_function(key_bias, (sites, positions))
 
 
 def _refusal(node: Node, overlays: list[Node]) -> str:

@@ -78,3 +78,44 @@ def test_near_misses_say_why(
     (found,) = fused(function)[1]
     assert found.parts == ("halo", *parts)
     assert found.left.startswith(left)
+
+
+def attend(m: Any, x: Tensor, keys: Any = None, **options: Any) -> Tensor:
+    heads = x.reshape(1, 2, 2, 64).transpose(2, 3)
+    y = F.scaled_dot_product_attention(heads, heads if keys is None else keys, heads, **options)
+    return y.transpose(2, 3).reshape(x.shape)
+
+
+def attend_and_pool(m: Any, x: Tensor) -> Tensor:
+    heads = x.reshape(1, 2, 2, 64).transpose(2, 3)
+    y = F.scaled_dot_product_attention(heads, heads, heads) + heads.amax(2, True)
+    return y.transpose(2, 3).reshape(x.shape)
+
+
+def test_attention_reads_the_overlay_where_it_stands() -> None:
+    graph, found = fused(attend)
+    assert [(f.operator, f.left) for f in found] == [("overlay_attention", "")]
+    (node,) = (n for n in graph.nodes if n.name.startswith("overlay_attention"))
+    query, base_key, base_value, key, value, bias, scale = node.args
+    assert (base_key, key) == (base_value, value) and key is query
+    assert bias.target.__name__ == "key_bias" and bias.args[1] == 64
+    assert scale == pytest.approx(2**-0.5)
+
+
+def test_attentions_over_the_same_sites_share_their_bias() -> None:
+    graph, found = fused(lambda m, x: attend(m, attend(m, x)))
+    assert len(found) == 2
+    assert sum(n.name.startswith("key_bias") for n in graph.nodes) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda m, x: attend(m, x, keys=torch.ones(1, 2, 64, 2)), "only the keys or only"),
+        (lambda m, x: attend(m, x, attn_mask=torch.ones(64, 64)), "it has attn_mask"),
+        (attend_and_pool, "needed whole elsewhere"),
+    ],
+)
+def test_attention_near_misses_say_why(function: Callable[[Any, Tensor], Any], reason: str) -> None:
+    found = [f for f in fused(function)[1] if f.operator == "attention"]
+    assert len(found) == 1 and reason in found[0].left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -18,3 +19,9 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return _H100_PROCESSORS
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def precision_of(dtype: torch.dtype, library: Any) -> str:
+    """Of products: tf32 for float32 where the user allows it to ``library``, say
+    ``torch.backends.cudnn.conv``. (``allow_tf32`` raises once someone has set this.)"""
+    return "tf32" if dtype == torch.float32 and library.fp32_precision == "tf32" else "ieee"

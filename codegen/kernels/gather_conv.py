@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device import SHARED_BYTES, processors
+from .device import SHARED_BYTES, precision_of, processors
 
 # Counts of sites: specialising on them would compile again for other masks.
 _sized = triton.jit(do_not_specialize=["rows", "s_out", "s_in", "s_halo"])
@@ -204,6 +204,7 @@ _tuned = triton.autotune(
 
 _DEPTHWISE = {"BLOCK_M": 32, "BLOCK_N": 64}
 _REDUCE = {"BLOCK_M": 16, "BLOCK_N": 128}
+_FUSED = {"enable_fp_fusion": True}  # of products and sums; a default that Triton gives up
 _MAX_SPLITS = 16
 _MIN_STEPS = 4  # of the loop over taps and channels, for a program to be worth its start
 
@@ -236,16 +237,40 @@ def launch(
     residual = None if residual is None else residual.transpose(1, 2).contiguous()
     epilogue = (bias, shift, residual, slope, scale)
     out = x.new_empty((batch, sites, groups * width))
-    if depth == taps and width == 1:
-        grid = _tiles(rows, groups, _DEPTHWISE)
-        constants = {"WIDTH": groups, "TAPS": taps, "ACTIVATION": activation, **_DEPTHWISE}
-        depthwise_kernel[grid](*operands, *epilogue, out, *sizes, **constants)
-        return out.transpose(1, 2)
+    with torch.cuda.device_of(x):
+        if depth == taps and width == 1:
+            _depthwise(operands, epilogue, out, sizes, activation)
+        else:
+            splits = splits or _splits(rows, groups * width, depth, processors(x.device))
+            _matmul(operands, epilogue, out, sizes, activation, splits, config)
+    return out.transpose(1, 2)
 
-    splits = splits or _splits(rows, groups * width, depth, processors(x.device))
+
+def _depthwise(
+    operands: Any, epilogue: Any, out: Tensor, sizes: tuple[int, ...], activation: str
+) -> None:
+    kernel_map, weight = operands[-2:]
+    grid = _tiles(sizes[0], len(weight), _DEPTHWISE)
+    shape = {"WIDTH": len(weight), "TAPS": kernel_map.shape[1], "ACTIVATION": activation}
+    depthwise_kernel[grid](*operands, *epilogue, out, *sizes, **shape, **_DEPTHWISE, **_FUSED)
+
+
+def _matmul(
+    operands: Any,
+    epilogue: Any,
+    out: Tensor,
+    sizes: tuple[int, ...],
+    activation: str,
+    splits: int,
+    config: triton.Config | None,
+) -> None:
+    kernel_map, weight = operands[-2:]
+    (rows, sites, *_), (groups, depth, width), taps = sizes, weight.shape, kernel_map.shape[1]
     parts = out if splits == 1 else out.new_empty((splits, *out.shape), dtype=torch.float32)
     shape = {"CHANNELS": depth // taps, "WIDTH": width, "GROUPS": groups, "TAPS": taps}
-    how = {"SPLITS": splits, "ACTIVATION": activation, "PRECISION": _precision(x.dtype)}
+    cudnn: Any = torch.backends.cudnn
+    precision = precision_of(out.dtype, cudnn.conv)
+    how = {"SPLITS": splits, "ACTIVATION": activation, "PRECISION": precision, **_FUSED}
     kernel, options = (_tuned, {}) if config is None else (matmul_kernel, config.all_kwargs())
 
     def programs(meta: dict[str, Any]) -> tuple[int, int, int]:
@@ -255,9 +280,8 @@ def launch(
     kernel[programs](*operands, *epilogue, parts, *sizes, **shape, **how, **options)
     if splits > 1:
         grid = _tiles(rows, groups * width, _REDUCE)
-        constants = {"WIDTH": groups * width, "SPLITS": splits, "ACTIVATION": activation}
-        reduce_kernel[grid](parts, *epilogue, out, rows, sites, **constants, **_REDUCE)
-    return out.transpose(1, 2)
+        shape = {"WIDTH": groups * width, "SPLITS": splits, "ACTIVATION": activation}
+        reduce_kernel[grid](parts, *epilogue, out, rows, sites, **shape, **_REDUCE, **_FUSED)
 
 
 def _by_site(x: Tensor) -> Tensor:
@@ -275,8 +299,3 @@ def _splits(rows: int, columns: int, depth: int, processors: int) -> int:
     tiles = triton.cdiv(rows, 64) * triton.cdiv(columns, 128)
     wanted = min(2 * processors // tiles, depth // (64 * _MIN_STEPS), _MAX_SPLITS)
     return 1 << (wanted.bit_length() - 1) if wanted > 1 else 1
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """As torch's own convolutions: float32 products in tf32 where the user allows it."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"

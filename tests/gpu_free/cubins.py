@@ -1,54 +1,37 @@
-"""Triton kernels in an emitted source, compiled for a real architecture."""
+"""Hand-written kernels compiled for GPUs that are not there: Triton brings its own assembler."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from typing import Any
-from unittest.mock import patch
 
-import torch._inductor.runtime.triton_heuristics as heuristics
 import triton
-from torch._inductor.codecache import PyCodeCache
-from torch._inductor.runtime import triton_helpers
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import ASTSource
-
-_KERNEL = re.compile(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str='cuda'\)", re.DOTALL)
+from triton.compiler import ASTSource
 
 
-def kernels(source: str) -> dict[str, str]:
-    """The Triton sources in an emitted ``source``, by name."""
-    return dict(_KERNEL.findall(source))
+def compile_cubin(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, object],
+    capability: int,
+    num_warps: int,
+    num_stages: int,
+) -> Any:
+    """``kernel`` compiled for ``capability``, say 80; raises where that fails.
 
-
-def compile_cubins(source: str, capability: tuple[int, int]) -> dict[str, bytes]:
-    """A cubin of every kernel, for each configuration that inductor would try, by their names.
-
-    Raises whatever the compiler says about the first one that fails.
+    signature: "*fp16", "i32", ... by name; constants: all the other arguments, absent pointers
+    (None) among them. Pointers count as aligned to 16 bytes, as torch's allocations are.
     """
-    found = kernels(source)
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
-        compiled = pool.map(_compile, found, found.values(), [capability] * len(found))
-        return {name: cubin for cubins in compiled for name, cubin in cubins.items()}
-
-
-def _compile(name: str, source: str, capability: tuple[int, int]) -> dict[str, bytes]:
-    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
-    with patch.object(triton_helpers, "set_driver_to_gpu", lambda: None):
-        kernel = getattr(PyCodeCache.load(source), name)
-    cubins = {}
-    for config in kernel.configs:
-        settings = ",".join(f"{k}={v}" for k, v in heuristics.config_to_dict(config).items())
-        cubins[f"{name}[{settings}]"] = _cubin(kernel, config, target)
-    return cubins
-
-
-def _cubin(kernel: Any, config: triton.Config, target: GPUTarget) -> bytes:
-    meta = kernel._create_compile_meta(config)
-    options = kernel._create_compile_options(config, meta)
-    source = ASTSource(kernel.fn, meta["signature"], meta["constants"], meta["configs"][0])
-    return triton.compile(source, target=target, options=options).asm["cubin"]
+    types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
+    assert set(types) == {*signature, *constants}, "each argument is typed or constant"
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, kind in enumerate(types.values())
+        if kind.startswith("*")
+    }
+    return triton.compile(
+        ASTSource(kernel, types, dict(constants), aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True},
+    )
