@@ -92,6 +92,18 @@ def gather_one(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: floa
     return gather(x, halo, kernel_map, padding)[:, :, 0].transpose(1, 2)
 
 
+def through(kernel_map: Tensor, moves: Tensor, x: Tensor, halo_sites: Tensor) -> Tensor:
+    """A kernel map over rows that a gather moved, as one over the rows that it moved.
+
+    ``kernel_map`` indexes ``[moved | halo | zero]``, where row ``i`` of the first is row
+    ``moves[i, 0]`` of ``[x | halo of the gather]``; the result ``[x | both halos | zero]``.
+    """
+    moved, rows = moves.shape[0], x.shape[2] + halo_sites.shape[0]
+    sources = moves[:, 0].index_select(0, kernel_map.clamp(max=moved - 1).flatten())
+    behind = kernel_map - moved + rows
+    return torch.where(kernel_map < moved, sources.view(kernel_map.shape), behind)
+
+
 def gather_mean(x: Tensor, halo: Tensor | None, kernel_map: Tensor, divisor: Tensor) -> Tensor:
     """Average pool: sum of the taps over ``divisor`` [S_out, 1]."""
     return (gather(x, halo, kernel_map).sum(2) / divisor.to(x.dtype)).transpose(1, 2)

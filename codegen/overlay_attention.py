@@ -23,7 +23,7 @@ def key_bias(sites: Tensor, positions: int) -> Tensor:
     site in a padded table; 0 elsewhere. One serves all attentions over the same sites.
     """
     zeros = torch.zeros(positions, dtype=torch.float32, device=sites.device)
-    stale = zeros.index_fill(0, sites, float("-inf"))
+    stale = zeros.scatter(0, sites, float("-inf"))
     return torch.cat([stale, torch.where(repeated(sites), float("-inf"), 0.0)])
 
 

@@ -43,13 +43,14 @@ class Fuse:
 def fuse_conv(node: Node) -> Fused | None:
     """gather_conv, + shift, activation, * scale, + residual -> one operator.
 
-    Halo rows that are taken from the baseline for it are read where they stand.
+    Halo rows that are taken from the baseline for it are read where they stand, and so are rows
+    that a resize repeats.
     """
     if node.target is not products.gather_conv:
         return None
-    x, halo, kernel_map, weight, bias = node.args
+    operands, parts = _sources(node)
     epilogue: dict[str, Any] = {}
-    last, parts = node, []
+    last = node
     for step in (_shift, _activation, _scale, _residual):
         user = _only_user(last)
         if user is not None and (taken := step(user, last)):
@@ -57,18 +58,39 @@ def fuse_conv(node: Node) -> Fused | None:
             last = user
             parts.append(step.__name__.strip("_"))
     with node.graph.inserting_before(last):
-        halo_sites = None
-        if isinstance(halo, Node) and halo.target is ops.take_rows:
-            stored, halo_sites = halo.args
-            halo = node.graph.call_function(aten.transpose.int, (stored, 1, 2))
-            parts.insert(0, "halo")
-        operands = (x, halo, halo_sites, kernel_map, weight, bias)
         new = node.graph.call_function(gather_conv, operands, epilogue)
     new.meta.update(node.meta)
     new.meta["val"] = last.meta["val"]
     left = _left(last)
     last.replace_all_uses_with(new)
     return Fused(node.name, "gather_conv", tuple(parts), left)
+
+
+def _sources(node: Node) -> tuple[tuple[Any, ...], list[str]]:
+    """(x, halo, halo_sites, kernel_map, weight, bias), and what of it is read where it stands."""
+    x, halo, kernel_map, weight, bias = node.args
+    if not isinstance(halo, Node) or halo.target is not ops.take_rows:
+        return (x, halo, None, kernel_map, weight, bias), []
+    graph, parts = node.graph, ["halo"]
+    stored, halo_sites = halo.args
+    with graph.inserting_before(node):
+        if isinstance(x, Node) and _is_resize(x, stored):
+            low, taken, moves = x.args
+            assert isinstance(taken, Node)
+            arguments = (kernel_map, moves, low, taken.args[1])
+            kernel_map = graph.call_function(ops.through, arguments)
+            halo_sites = graph.call_function(aten.cat.default, ([taken.args[1], halo_sites],))
+            x, parts = low, ["halo", "resize"]
+        halo = graph.call_function(aten.transpose.int, (stored, 1, 2))
+    return (x, halo, halo_sites, kernel_map, weight, bias), parts
+
+
+def _is_resize(x: Node, stored: Any) -> bool:
+    """A gather of single rows for one reader, whose halo comes from the same recorded value."""
+    if x.target is not ops.gather_one or len(x.args) != 3 or _only_user(x) is None:
+        return False
+    taken = x.args[1]
+    return isinstance(taken, Node) and taken.target is ops.take_rows and taken.args[0] is stored
 
 
 def fuse_attention(node: Node) -> Fused | None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from sparsify.passes.fuse import Fuse, Fused
 from torch import Tensor
 
-from tests.graph_text import expect, rewritten
+from sparsify import sparsify
+from tests.graph_text import IMAGE, Lambda, expect, rewritten
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,31 @@ def test_halo_is_read_where_it_stands() -> None:
     assert found == [
         Fused("gather_conv", "gather_conv", ("halo", "activation"), "then overlay_image")
     ]
+
+
+def upsample(m: Any, x: Tensor) -> Tensor:
+    return m.conv(F.interpolate(m.conv(x) + x, scale_factor=2.0))
+
+
+def test_upsampling_is_part_of_the_kernel_map() -> None:
+    graph, found = fused(upsample)
+    assert [f.parts for f in found] == [("halo", "residual"), ("halo", "resize")]
+    names = {getattr(node.target, "__name__", "") for node in graph.nodes}
+    assert "through" in names and "gather_one" not in names
+
+
+@pytest.mark.parametrize("function", [upsample])
+def test_fused_update_is_the_update(function: Callable[[Any, Tensor], Any]) -> None:
+    model, mask = Lambda(function).eval(), torch.rand(8, 8) < 0.2
+    before, after = torch.randn(2, *IMAGE)
+    results = []
+    for kernels in (False, True):
+        with patch("sparsify.program.has_kernels", lambda device, on=kernels: on):
+            sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0)
+            _, baseline = sparse.record(before)
+            results.append(sparse.update(baseline, after, mask=mask))
+    torch.testing.assert_close(*results)
+    assert not results[0].equal(baseline.outputs[0])
 
 
 def test_epilogue() -> None:

@@ -21,6 +21,7 @@ from unittest.mock import patch
 import torch
 import torch._functorch.config
 import torch._inductor.config
+import torch.utils._triton
 from torch import Tensor
 from torch._dynamo.decorators import mark_unbacked
 from torch._dynamo.device_interface import CudaInterface
@@ -33,11 +34,13 @@ from torch.utils._pytree import tree_map_only
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from . import operators
 from .child import in_child
 from .emission import Emission, Size, attributes
 
 Capability = tuple[int, int]
 CUDA = torch.device("cuda", 0)
+_CUDA_VERSION = "13.0"
 
 
 def emit_cuda(
@@ -130,18 +133,28 @@ def pretend(capability: Capability) -> Iterator[None]:
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     answers = _answers(capability)
     _register_device_guard()
+    operators.register()
+    _forget_answers()
     driver.set_active(SimpleNamespace(get_current_target=lambda: target))
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
             if hasattr(CudaInterface, name):
                 stack.enter_context(patch.object(CudaInterface, name, staticmethod(answer)))
+        stack.enter_context(patch.object(torch.version, "cuda", _CUDA_VERSION))
         # Otherwise fake tensors are made of real ones, once there seems to be a GPU.
         stack.enter_context(patch.object(FakeTensorMode, "avoid_device_init", True))
         stack.enter_context(patch.object(MetaTensorDescriber, "describe_tensor", _describe))
         stack.enter_context(_settings())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         yield
+
+
+def _forget_answers() -> None:
+    """What an earlier compilation for the CPU found out about Triton is not so here."""
+    for function in vars(torch.utils._triton).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 _describe_tensor = MetaTensorDescriber.describe_tensor

@@ -1,0 +1,128 @@
+"""Does what inductor emits for CUDA compile for real GPUs, and compute the update?
+
+No GPU is needed: see :mod:`tests.gpu_free`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DiTTransformer2DModel
+from sparsify.codegen import ops
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.coverage import relative
+from sparsify import sparsify
+from sparsify.signature import bind
+from tests.small import corner, small_inputs, small_unet
+
+pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+
+from tests.gpu_free.emitted import compile_cubins
+from tests.gpu_free.execute import execute
+from tests.gpu_free.fake_cuda import emit_cuda
+
+pytestmark = pytest.mark.skipif(
+    torch.backends.cuda.is_built(), reason="there the compiler has a GPU to ask"
+)
+ALLOWED = 1e-5
+"""Rounding in float32, relative to the largest value: sums are taken in another order."""
+ARCHITECTURES = ((8, 0), (9, 0))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph, which of its inputs have an unknown first size, and inputs of two sizes."""
+
+    module: GraphModule
+    dynamic: tuple[bool, ...]
+    inputs: tuple[Sequence[Any], Sequence[Any]]
+
+
+def toy() -> Case:
+    """Rows at a table's sites through a layer, a norm and an activation, and put back."""
+    torch.manual_seed(0)
+    root = nn.Module()
+    root.weight, root.bias = nn.Parameter(torch.randn(24, 16)), nn.Parameter(torch.randn(24))
+    graph = Graph()
+    names = ("rows", "sites", "base", "mean", "rstd")
+    rows, sites, base, mean, rstd = (graph.placeholder(name) for name in names)
+    weight, bias = graph.get_attr("weight"), graph.get_attr("bias")
+    ramp = graph.call_function(torch.arange, (24.0,), {"device": torch.device("cpu")})
+    taken = graph.call_function(torch.index_select, (rows, 1, sites))
+    packed = graph.call_method("transpose", (graph.call_function(F.linear, (taken, weight)), 1, 2))
+    normed = graph.call_function(ops.group_affine, (packed, mean, rstd, bias, ramp))
+    active = graph.call_method("transpose", (graph.call_function(F.silu, (normed,)), 1, 2))
+    graph.output((graph.call_method("index_copy", (base, 1, sites, active)), active, rows))
+
+    def inputs(count: int) -> tuple[Tensor, ...]:
+        sites = torch.randperm(64)[:count].sort().values
+        statistics = torch.randn(2, 4), torch.rand(2, 4)
+        return torch.randn(2, 64, 16), sites, torch.randn(2, 64, 24), *statistics
+
+    dynamic = (False, True, False, False, False)
+    return Case(GraphModule(root, graph), dynamic, (inputs(5), inputs(1)))
+
+
+@torch.no_grad()
+def update(model: nn.Module, *inputs: Tensor) -> Case:
+    """The update graph of ``model`` as it is made on a GPU, for a few active sites and for many."""
+    image = inputs[0]
+    masks = corner(image.shape[-1]), torch.rand(image.shape[2:]) < 0.4
+    with (
+        patch("sparsify.program.has_kernels", return_value=True),
+        patch.object(torch.backends.mkldnn, "is_available", return_value=False),
+    ):
+        sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0)
+        _, baseline = sparse.record(*inputs)
+    program, cases = baseline.program, []
+    assert baseline.values is not None
+    for mask in masks:
+        edited = torch.where(mask, torch.randn_like(image), image)
+        tables, _ = program.plan(sparse.plan(mask))
+        leaves = bind(model, (edited, *inputs[1:]), {}).leaves
+        cases.append((*leaves, *tables, *baseline.values, *baseline.conditions))
+    first = len(leaves)
+    assert len({tuple(table.shape for table in case[first:]) for case in cases}) == 2
+    dynamic = [False] * len(cases[0])
+    dynamic[first : first + len(tables)] = program.graphs.dynamic
+    return Case(program.graphs.update, tuple(dynamic), (cases[0], cases[1]))
+
+
+def unet() -> Case:
+    return update(small_unet(), *small_inputs(size=12))
+
+
+def dit() -> Case:
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=1,
+        sample_size=16,
+        num_embeds_ada_norm=10,
+    )
+    return update(model.eval(), torch.randn(1, 4, 16, 16), torch.tensor([3]), torch.tensor([1]))
+
+
+@pytest.mark.parametrize("make", [toy, unet, dit])
+def test_emitted_code(make: Any) -> None:
+    case = make()
+    emission = emit_cuda(case.module, case.inputs[0], case.dynamic)
+    for architecture in ARCHITECTURES:
+        assert all(compile_cubins(emission.source, architecture, first_only=True).values())
+    results = execute(emission, case.module, *case.inputs)
+    for inputs, result in zip(case.inputs, results, strict=True):
+        with torch.no_grad():
+            wanted = case.module(*inputs)
+        for ours, theirs in zip(tree_leaves(result), tree_leaves(wanted), strict=True):
+            assert relative(ours, theirs) <= ALLOWED
