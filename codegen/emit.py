@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch._dynamo.decorators import mark_unbacked
 from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
+
+_KNOWS_BOUNDS = "max" in signature(mark_unbacked).parameters  # not yet in torch 2.11
 
 
 class Emitted:
@@ -36,12 +39,12 @@ class Emitted:
 
 class Compiled(Emitted):
     """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
-    rows is to stay unknown, so that one compilation serves every mask."""
+    rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask."""
 
-    def __init__(self, module: GraphModule, sizes: Sequence[int]) -> None:
+    def __init__(self, module: GraphModule, sizes: Sequence[int], most: int | None = None) -> None:
         super().__init__(module)
         _mark_caches()
-        self._sizes = sizes
+        self._sizes, self._most = sizes, most
         self._sources: list[str] = []
         self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True)
 
@@ -50,8 +53,7 @@ class Compiled(Emitted):
         return "\n\n".join(self._sources)
 
     def __call__(self, *inputs: Any) -> Any:
-        for index in self._sizes:
-            mark_unbacked(inputs[index], 0)
+        mark_sizes(inputs, self._sizes, self._most)
         if self._sources:
             return self._compiled(*inputs)
         with _collected(self._sources):
@@ -83,6 +85,13 @@ class OnCuda(Emitted):
 def readable(module: GraphModule) -> str:
     """A graph as Python."""
     return module.graph.python_code("self").src
+
+
+def mark_sizes(inputs: Sequence[Any], sizes: Sequence[int], most: int | None) -> None:
+    """Declares the first sizes of some inputs unknown. A bound lets indices be 32 bits wide."""
+    bound = {"max": most} if most is not None and _KNOWS_BOUNDS else {}
+    for index in sizes:
+        mark_unbacked(inputs[index], 0, **bound)
 
 
 @contextmanager

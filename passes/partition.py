@@ -33,6 +33,8 @@ class ThreeGraphs:
     mask_names: tuple[str, ...]
     """The masks that the plan returns beside its tables."""
     folds: tuple[Fold, ...]
+    most_rows: int | None = None
+    """Of a table, for any mask; None where shapes were not propagated."""
 
 
 @dataclass(frozen=True)

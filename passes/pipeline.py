@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
@@ -37,7 +37,7 @@ class Pipeline:
                 observe(type(step).__name__, module)
         graphs = Partition()(module)
         if self.fuse is not None:
-            propagate_shapes(graphs, self.masks.grid)
+            graphs = replace(graphs, most_rows=propagate_shapes(graphs, self.masks.grid))
             for update in (graphs.update, graphs.commit):
                 self.fuse(update)
         return graphs

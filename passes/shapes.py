@@ -12,11 +12,11 @@ from .layout import Grid
 from .partition import ThreeGraphs
 
 
-def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> None:
+def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
     """Sets ``val`` on every node of update and commit, as with all sites of ``grid`` active.
 
-    A size that is 1 then is 1 for every mask; one that two values share, of sites, they share for
-    every mask.
+    A size that is 1 then is 1 for every mask, and two values that can be added have the same
+    sites for every mask. Returns how many rows a table has at most.
     """
     tables, _ = graphs.plan(torch.ones(grid, dtype=torch.bool))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -27,6 +27,7 @@ def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> None:
         arguments = (*inputs, *given, *kept, *conditions)
         for module in (graphs.update, graphs.commit):
             _Noting(module).run(*arguments)
+    return max((len(table) for table in tables), default=1)
 
 
 class _Noting(Interpreter):

@@ -105,7 +105,7 @@ class Program:
         self._update, self._static = Emitted(self.graphs.update), Emitted(self.graphs.static)
         if config.backend == "inductor":
             sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
-            self._update = Compiled(self.graphs.update, sizes)
+            self._update = Compiled(self.graphs.update, sizes, self.graphs.most_rows)
             if on_cuda:
                 self._update, self._static = OnCuda(self._update), OnCuda(self._static)
         self._folded_for = self._weights()

@@ -45,6 +45,7 @@ class Case:
     module: GraphModule
     dynamic: tuple[bool, ...]
     inputs: tuple[Sequence[Any], Sequence[Any]]
+    most_rows: int | None = None
 
 
 def toy() -> Case:
@@ -94,7 +95,8 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     assert len({tuple(table.shape for table in case[first:]) for case in cases}) == 2
     dynamic = [False] * len(cases[0])
     dynamic[first : first + len(tables)] = program.graphs.dynamic
-    return Case(program.graphs.update, tuple(dynamic), (cases[0], cases[1]))
+    graphs = program.graphs
+    return Case(graphs.update, tuple(dynamic), (cases[0], cases[1]), graphs.most_rows)
 
 
 def unet() -> Case:
@@ -117,7 +119,7 @@ def dit() -> Case:
 @pytest.mark.parametrize("make", [toy, unet, dit])
 def test_emitted_code(make: Any) -> None:
     case = make()
-    emission = emit_cuda(case.module, case.inputs[0], case.dynamic)
+    emission = emit_cuda(case.module, case.inputs[0], case.dynamic, case.most_rows)
     for architecture in ARCHITECTURES:
         assert all(compile_cubins(emission.source, architecture, first_only=True).values())
     results = execute(emission, case.module, *case.inputs)

@@ -22,14 +22,14 @@ import torch
 import torch._functorch.config
 import torch._inductor.config
 import torch.utils._triton
+from sparsify.codegen.emit import mark_sizes
 from torch import Tensor
-from torch._dynamo.decorators import mark_unbacked
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.graph import GraphLowering
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.meta_utils import MetaTensorDescriber
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -47,6 +47,7 @@ def emit_cuda(
     module: GraphModule,
     inputs: Sequence[Any],
     dynamic: Sequence[bool],
+    most_rows: int | None = None,
     capability: Capability = (9, 0),
 ) -> Emission:
     """What ``torch.compile`` emits for ``module`` and ``inputs`` on a GPU of ``capability``.
@@ -54,7 +55,7 @@ def emit_cuda(
     Weights and inputs are on the CPU. ``dynamic`` tells for each input whether its first size is
     unknown at compile time. Forks: do not call it with more than one thread alive.
     """
-    return in_child(_emit, module, inputs, dynamic, capability)
+    return in_child(_emit, module, inputs, dynamic, most_rows, capability)
 
 
 class _Emitted(BaseException):
@@ -62,7 +63,11 @@ class _Emitted(BaseException):
 
 
 def _emit(
-    module: GraphModule, inputs: Sequence[Any], dynamic: Sequence[bool], capability: Capability
+    module: GraphModule,
+    inputs: Sequence[Any],
+    dynamic: Sequence[bool],
+    most_rows: int | None,
+    capability: Capability,
 ) -> Emission:
     sources: list[str] = []
     arguments: list[int | str | Size] = []
@@ -77,9 +82,7 @@ def _emit(
         raise _Emitted
 
     _move_constants(module)
-    for value, is_dynamic in zip(inputs, dynamic, strict=True):
-        if is_dynamic:
-            mark_unbacked(value, 0)
+    mark_sizes(inputs, [i for i, unknown in enumerate(dynamic) if unknown], most_rows)
     compiled = torch.compile(module, fullgraph=True, backend=backend)
     with pretend(capability), patch.object(GraphLowering, "_compile_to_module", capture):
         try:
