@@ -16,6 +16,11 @@ from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
 
+CUDA_OPTIONS: dict[str, Any] = {
+    # A norm with its activation is one kernel: silu reads twice what five reads make, and by
+    # default inductor writes out what more than four make.
+    "realize_reads_threshold": 8,
+}
 _KNOWS_BOUNDS = "max" in signature(mark_unbacked).parameters  # not yet in torch 2.11
 
 
@@ -39,14 +44,21 @@ class Emitted:
 
 class Compiled(Emitted):
     """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
-    rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask."""
+    rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask.
+    ``options`` are inductor's."""
 
-    def __init__(self, module: GraphModule, sizes: Sequence[int], most: int | None = None) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        sizes: Sequence[int],
+        most: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(module)
         _mark_caches()
         self._sizes, self._most = sizes, most
         self._sources: list[str] = []
-        self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True)
+        self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True, options=options)
 
     @property
     def source(self) -> str:

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops import overlay_halo
-
 Activation = Literal["none", "relu", "leaky_relu", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
@@ -40,8 +38,11 @@ def gather_conv(
     bias [C_out]; shift [N, C_out, 1]; residual [N, C_out, S_out]. Returns [N, C_out, S_out],
     stored site-major.
     """
-    epilogue = (bias, shift, activation, slope, scale, residual)
-    out: Tensor = torch.ops.sparsify.gather_conv(x, halo, halo_sites, kernel_map, weight, *epilogue)
+    first, second, last = (t if t is None else t.transpose(1, 2) for t in (x, halo, residual))
+    operands = (first, second, halo_sites, kernel_map, weight, bias)
+    shift = None if shift is None else shift.squeeze(2)
+    rows = torch.ops.sparsify.gather_conv(*operands, shift, activation, slope, scale, last)
+    out: Tensor = rows.transpose(1, 2)
     return out
 
 
@@ -58,12 +59,16 @@ def reference(
     scale: float,
     residual: Tensor | None,
 ) -> Tensor:
-    """:func:`gather_conv` in plain torch."""
-    if halo is not None and halo_sites is not None:
-        halo = halo.index_select(2, halo_sites)
-    rows = overlay_halo(x, halo, 0.0)
-    y = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias).transpose(1, 2)
-    y = activated(y if shift is None else y + shift, activation, slope) * scale
+    """:func:`gather_conv` in plain torch, on rows: x [N, S, C], halo [N, ..., C], shift
+    [N, C_out], residual [N, S_out, C_out] -> [N, S_out, C_out]."""
+    if halo is None:
+        halo = x.new_zeros((x.shape[0], 1, x.shape[2]))  # as in a kernel map of all sites
+    elif halo_sites is not None:
+        halo = halo.index_select(1, halo_sites)
+    zero = x.new_zeros((x.shape[0], 1, x.shape[2]))
+    rows = torch.cat([x, halo, zero], 1)
+    y: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
+    y = activated(y if shift is None else y + shift.unsqueeze(1), activation, slope) * scale
     return y if residual is None else y + residual
 
 
@@ -93,14 +98,16 @@ def _fake(
     *epilogue: object,
 ) -> Tensor:
     width = weight.shape[0] * weight.shape[2]
-    return x.new_empty((x.shape[0], kernel_map.shape[0], width)).transpose(1, 2)
+    return x.new_empty((x.shape[0], kernel_map.shape[0], width))
 
 
 _SCHEMA = (
     "(Tensor x, Tensor? halo, Tensor? halo_sites, Tensor kernel_map, Tensor weight, Tensor? bias, "
     "Tensor? shift, str activation, float slope, float scale, Tensor? residual) -> Tensor"
 )
-torch.library.define("sparsify::gather_conv", _SCHEMA)
+# Rows in one piece, whatever wrote them: inductor then lets the operator before write them so.
+_TAGS = (torch.Tag.needs_contiguous_strides,)
+torch.library.define("sparsify::gather_conv", _SCHEMA, tags=_TAGS)
 torch.library.impl("sparsify::gather_conv", "CompositeExplicitAutograd", reference)
 torch.library.impl("sparsify::gather_conv", "CUDA", _on_cuda)
 torch.library.register_fake("sparsify::gather_conv", _fake)

@@ -81,7 +81,8 @@ _SCHEMA = (
     "(Tensor query, Tensor base_key, Tensor base_value, Tensor key, Tensor value, Tensor bias, "
     "float scale) -> Tensor"
 )
-torch.library.define("sparsify::overlay_attention", _SCHEMA)
+# The kernel takes heads in any order of memory: nothing is copied for it.
+torch.library.define("sparsify::overlay_attention", _SCHEMA, tags=(torch.Tag.flexible_layout,))
 torch.library.impl("sparsify::overlay_attention", "CompositeExplicitAutograd", reference)
 torch.library.impl("sparsify::overlay_attention", "CUDA", _on_cuda)
 torch.library.register_fake("sparsify::overlay_attention", _fake)

@@ -37,8 +37,6 @@ def blocked(weight: Tensor) -> Tensor:
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return weight
-    if not torch.backends.mkldnn.is_available():
-        return weight
     order: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _MIN_BLOCK)
     return order
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
-from .codegen.emit import Compiled, Emitted, OnCuda
+from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda
 from .codegen.errors import BaselineError, GridError, MaskError
 from .config import SparsifyConfig
 from .masks import check_mask
@@ -105,7 +105,8 @@ class Program:
         self._update, self._static = Emitted(self.graphs.update), Emitted(self.graphs.static)
         if config.backend == "inductor":
             sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
-            self._update = Compiled(self.graphs.update, sizes, self.graphs.most_rows)
+            options = CUDA_OPTIONS if on_cuda else None
+            self._update = Compiled(self.graphs.update, sizes, self.graphs.most_rows, options)
             if on_cuda:
                 self._update, self._static = OnCuda(self._update), OnCuda(self._static)
         self._folded_for = self._weights()

@@ -26,6 +26,7 @@ from tests.small import corner, small_inputs, small_unet
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
+from tests.gpu_free import golden
 from tests.gpu_free.emitted import compile_cubins
 from tests.gpu_free.execute import execute
 from tests.gpu_free.fake_cuda import emit_cuda
@@ -116,10 +117,54 @@ def dit() -> Case:
     return update(model.eval(), torch.randn(1, 4, 16, 16), torch.tensor([3]), torch.tensor([1]))
 
 
-@pytest.mark.parametrize("make", [toy, unet, dit])
+class Residual(nn.Module):
+    """Norm, activation, convolution, shift and residual, on an enlarged picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0)
+        return x + self.conv(F.silu(self.norm(x))) + shift[:, :, None, None]
+
+
+class SelfAttention(nn.Module):
+    """Tokens of a picture through a norm, an attention and a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        query, key, value = (
+            part.unflatten(-1, (2, 16)).transpose(1, 2)
+            for part in self.qkv(self.norm(tokens)).chunk(3, -1)
+        )
+        y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return x + self.out(y).transpose(1, 2).reshape(x.shape)
+
+
+def residual() -> Case:
+    torch.manual_seed(0)
+    return update(Residual().eval(), torch.randn(2, 16, 8, 8), torch.randn(2, 16))
+
+
+def attention() -> Case:
+    torch.manual_seed(0)
+    return update(SelfAttention().eval(), torch.randn(2, 32, 8, 8))
+
+
+GOLDEN = (residual, attention)
+
+
+@pytest.mark.parametrize("make", [toy, unet, dit, *GOLDEN])
 def test_emitted_code(make: Any) -> None:
     case = make()
     emission = emit_cuda(case.module, case.inputs[0], case.dynamic, case.most_rows)
+    if make in GOLDEN and torch.__version__.startswith("2.13."):
+        golden.check(make.__name__, emission.source)
     for architecture in ARCHITECTURES:
         assert all(compile_cubins(emission.source, architecture, first_only=True).values())
     results = execute(emission, case.module, *case.inputs)

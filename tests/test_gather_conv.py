@@ -90,23 +90,23 @@ def arguments(case: Case) -> tuple[Any, ...]:
     full = drawn(case.batch, high * wide, inner)
     recorded = torch.full_like(full, torch.nan)
     recorded[:, halo_sites] = full[:, halo_sites]
-    x = (full if dense else full[:, in_sites]).transpose(1, 2)
+    x = full if dense else full[:, in_sites]
     halo = recorded if case.halo == IN_PLACE else recorded[:, halo_sites]
     outer = case.groups * case.width
     shape = (inner, case.width) if case.transposed else (outer, case.channels)
     weight = conv_weight(drawn(*shape, *case.kernel), case.groups, case.transposed, False)
     return (
         x,
-        None if dense else halo.transpose(1, 2),
+        None if dense else halo,
         halo_sites if case.halo == IN_PLACE else None,
         kernel_map,
         weight,
         drawn(outer) if case.bias else None,
-        drawn(case.batch, outer, 1) if case.shift else None,
+        drawn(case.batch, outer) if case.shift else None,
         case.activation,
         0.2,
         case.scale,
-        drawn(case.batch, len(sites), outer).transpose(1, 2) if case.residual else None,
+        drawn(case.batch, len(sites), outer) if case.residual else None,
     )
 
 
@@ -124,7 +124,7 @@ def check(case: Case, got: Tensor, args: tuple[Any, ...]) -> None:
     terms = args[4].shape[1] + 3
     bound = (1.1 * (terms + 5) * single + own) * largest
     assert got.shape == want.shape and got.dtype == case.dtype
-    assert got.transpose(1, 2).is_contiguous()
+    assert got.is_contiguous()
     assert float((got.double() - want).abs().max()) <= bound
 
 
@@ -178,9 +178,9 @@ def test_depthwise() -> None:
 def test_columns_first() -> None:
     """Operands may be stored channel by channel."""
     case = Case()
-    args = [
-        y.contiguous() if isinstance(y, Tensor) and y.dim() == 3 else y for y in arguments(case)
-    ]
+    args = list(arguments(case))
+    for i in (0, 1, -1):
+        args[i] = args[i].mT.contiguous().mT
     with guarded_accesses():
         got = kernels.launch(*args, splits=2, config=kernels.tile(16, 16, 16, 4, 2))
     check(case, got, tuple(args))
@@ -197,25 +197,26 @@ def test_reference(case: Case) -> None:
     case = replace(case, dtype=torch.float64, transposed=False)
     args = arguments(case)
     x, halo, halo_sites, kernel_map, weight, bias, shift, activation, slope, scale, residual = args
-    rows = (
-        x
-        if halo is None
-        else torch.cat([x, halo[..., halo_sites] if case.halo == IN_PLACE else halo], 2)
-    )
-    columns = F.pad(rows, (0, 2))[:, :, kernel_map].unflatten(1, (case.groups, -1))
-    product = torch.einsum("ngcst,gtco->ngos", columns, weight.unflatten(1, (-1, case.channels)))
-    want = product.flatten(1, 2)
-    want = want if bias is None else want + bias[:, None]
-    want = activated(want if shift is None else want + shift, activation, slope) * scale
+    if halo is not None:
+        x = torch.cat([x, halo if halo_sites is None else halo[:, halo_sites]], 1)
+    columns = F.pad(x.mT, (0, 2))[:, :, kernel_map].unflatten(1, (case.groups, -1))
+    product = torch.einsum("ngcst,gtco->nsgo", columns, weight.unflatten(1, (-1, case.channels)))
+    want = product.flatten(2)
+    want = want if bias is None else want + bias
+    want = want if shift is None else want + shift[:, None]
+    want = activated(want, activation, slope) * scale
     want = want if residual is None else want + residual
     torch.testing.assert_close(reference(*args), want)
 
 
 @pytest.mark.parametrize("halo", [ABSENT, PACKED, IN_PLACE])
 def test_operator(halo: str) -> None:
-    x, *middle, activation, slope, scale, residual = arguments(Case(halo=halo))
-    args = (x, *middle, activation, slope, scale, residual)
-    assert gather_conv(*args).equal(reference(*args))
+    args = arguments(Case(halo=halo))
+    x, recorded, halo_sites, kernel_map, weight, bias, shift, *how, residual = args
+    packed, halo_columns, last = (None if y is None else y.mT for y in (x, recorded, residual))
+    operands = (packed, halo_columns, halo_sites, kernel_map, weight, bias)
+    got = gather_conv(*operands, shift[:, :, None], *how, last)
+    assert got.mT.equal(reference(*args))
     torch.library.opcheck(torch.ops.sparsify.gather_conv.default, args)
 
 

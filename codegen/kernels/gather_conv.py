@@ -224,17 +224,17 @@ def launch(
     splits: int | None = None,
     config: triton.Config | None = None,
 ) -> Tensor:
-    """:func:`sparsify.codegen.gather_conv.gather_conv`. ``splits`` are chosen by shape and the
-    tile by measurement, unless given. No table is read on the host."""
+    """:func:`sparsify.codegen.gather_conv.reference`. ``splits`` are chosen by shape and the tile
+    by measurement, unless given. No table is read on the host."""
     batch, (sites, taps), (groups, depth, width) = len(x), kernel_map.shape, weight.shape
     rows = batch * sites
-    x, halo = _by_site(x), None if halo is None else _by_site(halo)
+    x, halo = _in_rows(x), None if halo is None else _in_rows(halo)
     known = 0 if halo is None else halo.shape[1] if halo_sites is None else len(halo_sites)
     halo_steps = (0, 0) if halo is None else (halo.stride(0), halo.stride(1))
     sizes = (rows, sites, x.shape[1], known, x.stride(0), x.stride(1), *halo_steps)
     operands = (x, halo, halo_sites, kernel_map.contiguous(), weight)
     shift = None if shift is None else shift.contiguous()
-    residual = None if residual is None else residual.transpose(1, 2).contiguous()
+    residual = None if residual is None else residual.contiguous()
     epilogue = (bias, shift, residual, slope, scale)
     out = x.new_empty((batch, sites, groups * width))
     with torch.cuda.device_of(x):
@@ -243,7 +243,7 @@ def launch(
         else:
             splits = splits or _splits(rows, groups * width, depth, processors(x.device))
             _matmul(operands, epilogue, out, sizes, activation, splits, config)
-    return out.transpose(1, 2)
+    return out
 
 
 def _depthwise(
@@ -284,10 +284,9 @@ def _matmul(
         reduce_kernel[grid](parts, *epilogue, out, rows, sites, **shape, **_REDUCE, **_FUSED)
 
 
-def _by_site(x: Tensor) -> Tensor:
-    """Packed [N, C, S] -> [N, S, C] with each row in one piece."""
-    rows = x.transpose(1, 2)
-    return rows if rows.stride(2) == 1 else rows.contiguous()
+def _in_rows(x: Tensor) -> Tensor:
+    """[N, S, C] with each row in one piece."""
+    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _tiles(rows: int, columns: int, meta: dict[str, Any]) -> tuple[int, int]:

@@ -117,7 +117,8 @@ def few_rows(node: Node) -> bool:
     grid, value = layout_of(node).grid, node.meta["val"]
     if grid is None or grid[0] * grid[1] > _SMALL_GRID or source(node, 1).op != "get_attr":
         return False
-    return bool(value.device.type == "cpu" and value.dtype == torch.float32)
+    has_order = value.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return bool(has_order and value.dtype == torch.float32)
 
 
 def permutation(node: Node) -> list[int] | None:

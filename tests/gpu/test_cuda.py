@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen import gather_conv, overlay_attention
+from sparsify.codegen import overlay_attention
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -61,7 +61,7 @@ def test_small_gather_conv(case: conv.Case, dtype: torch.dtype, splits: int | No
     got = on_cpu(launch(*on_cuda(args), splits=splits))
     conv.check(case, got, args)
     if splits is None:
-        assert torch.equal(got, on_cpu(gather_conv.gather_conv(*on_cuda(args))))
+        assert torch.equal(got, on_cpu(torch.ops.sparsify.gather_conv(*on_cuda(args))))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -22,7 +22,7 @@ import torch
 import torch._functorch.config
 import torch._inductor.config
 import torch.utils._triton
-from sparsify.codegen.emit import mark_sizes
+from sparsify.codegen.emit import CUDA_OPTIONS, mark_sizes
 from torch import Tensor
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.compile_fx import compile_fx
@@ -52,8 +52,9 @@ def emit_cuda(
 ) -> Emission:
     """What ``torch.compile`` emits for ``module`` and ``inputs`` on a GPU of ``capability``.
 
-    Weights and inputs are on the CPU. ``dynamic`` tells for each input whether its first size is
-    unknown at compile time. Forks: do not call it with more than one thread alive.
+    Weights and inputs are on the CPU. ``dynamic`` tells for each input whether its first size, at
+    most ``most_rows``, is unknown at compile time.
+    Forks: do not call it with more than one thread alive.
     """
     return in_child(_emit, module, inputs, dynamic, most_rows, capability)
 
@@ -211,6 +212,7 @@ def _settings() -> Iterator[None]:
         fx_graph_cache=False,
         fx_graph_remote_cache=False,
         compile_threads=1,
+        **CUDA_OPTIONS,
     )
     with inductor, torch._functorch.config.patch(enable_autograd_cache=False):
         yield
