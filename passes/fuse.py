@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sparsify.codegen import ops, products
 from sparsify.codegen.gather_conv import gather_conv
+from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
 from torch.fx import GraphModule, Node
 
@@ -17,7 +18,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Fused:
-    """What became of one convolution or attention of the update graph."""
+    """What became of one convolution, attention or norm of the update graph."""
 
     name: str
     operator: str
@@ -29,8 +30,9 @@ class Fused:
 
 @dataclass(frozen=True)
 class Fuse:
-    """Swaps in ``gather_conv`` with its epilogue and ``overlay_attention``, and leaves a
-    :class:`Fused` for each under ``module.meta["fused"]``. Requires ``val`` on every node."""
+    """Swaps in ``gather_conv`` with its epilogue, ``overlay_attention`` and
+    ``group_statistics``, and leaves a :class:`Fused` for each under ``module.meta["fused"]``.
+    Requires ``val`` on every node."""
 
     def __call__(self, module: GraphModule) -> GraphModule:
         found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]
@@ -146,6 +148,23 @@ def _refusal(node: Node, overlays: list[Node]) -> str:
 _OPTIONS = ("attn_mask", "dropout_p", "is_causal", "enable_gqa")
 
 
+def fuse_statistics(node: Node) -> Fused | None:
+    """updated_statistics of a padded table -> one operator that reads the baseline in place."""
+    if node.target is not ops.updated_statistics or len(node.args) != 7:
+        return None
+    x, old, *rest = node.args
+    assert isinstance(x, Node) and isinstance(old, Node)
+    if len(_shape(x)) != 3:
+        return Fused(node.name, "updated_statistics", (), "its input is not [N, C, S]")
+    in_place = old.target is ops.take_rows and old.args[1] is rest[-1]
+    with node.graph.inserting_before(node):
+        operands = (x, old.args[0] if in_place else old, in_place, *rest)
+        new = node.graph.call_function(group_statistics, operands)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    return Fused(node.name, "group_statistics", ("baseline",) if in_place else (), "")
+
+
 def _shift(user: Node, value: Node) -> dict[str, Any] | None:
     """value + [N, C, 1]"""
     other = _added(user, value)
@@ -210,4 +229,4 @@ def _dtype(node: Node) -> torch.dtype | None:
     return value.dtype if isinstance(value, torch.Tensor) else None
 
 
-_RULES: tuple[Callable[[Node], Fused | None], ...] = (fuse_conv, fuse_attention)
+_RULES: tuple[Callable[[Node], Fused | None], ...] = (fuse_conv, fuse_attention, fuse_statistics)

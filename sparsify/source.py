@@ -9,7 +9,7 @@ from .codegen.emit import readable
 from .passes.partition import ThreeGraphs
 
 _GRAPHS = ("record", "plan", "static", "update", "commit")
-_KERNELS = ("gather_conv", "overlay_attention")
+_KERNELS = ("gather_conv", "overlay_attention", "group_statistics")
 
 
 def whole(compiled: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sparsify.passes.fuse import Fuse, Fused
+from sparsify.passes.pack import Pack
 from torch import Tensor
 
 from sparsify import sparsify
@@ -145,3 +146,11 @@ def test_attentions_over_the_same_sites_share_their_bias() -> None:
 def test_attention_near_misses_say_why(function: Callable[[Any, Tensor], Any], reason: str) -> None:
     found = [f for f in fused(function)[1] if f.operator == "attention"]
     assert len(found) == 1 and reason in found[0].left
+
+
+def test_statistics_read_the_baseline_where_it_stands() -> None:
+    with patch("tests.graph_text.Pack", lambda: Pack(padded=True)):
+        graph, found = fused(lambda m, x: m.norm(x.sigmoid()) + m.norm(m.conv(x)))
+    statistics = [f for f in found if f.operator == "group_statistics"]
+    assert [f.parts for f in statistics] == [(), ("baseline",)]
+    assert "updated_statistics" not in {getattr(n.target, "__name__", "") for n in graph.nodes}

@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from sparsify.codegen.kernels import gather_conv, overlay_attention
+from sparsify.codegen.kernels import gather_conv, group_statistics, overlay_attention
 
-for name, launch in (
-    ("gather_conv", partial(gather_conv.launch, config=gather_conv.tile(16, 16, 16, 4, 2))),
-    (
-        "overlay_attention",
-        partial(overlay_attention.launch, config=overlay_attention.tile(16, 16, 4, 2)),
-    ),
-):
-    torch.library.impl(f"sparsify::{name}", "CPU", launch)
+small_conv = partial(gather_conv.launch, config=gather_conv.tile(16, 16, 16, 4, 2))
+small_attention = partial(overlay_attention.launch, config=overlay_attention.tile(16, 16, 4, 2))
+torch.library.impl("sparsify::gather_conv", "CPU", small_conv)
+torch.library.impl("sparsify::overlay_attention", "CPU", small_attention)
+torch.library.impl("sparsify::group_statistics", "CPU", group_statistics.launch)

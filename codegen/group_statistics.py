@@ -1,0 +1,73 @@
+"""Group statistics corrected by what changed, as one operator.
+
+``sparsify::group_statistics`` reads the current values of active sites and, in place, the
+baseline's; on CUDA it is a Triton kernel (:mod:`.kernels.group_statistics`), elsewhere
+:func:`.ops.updated_statistics`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .ops import updated_statistics
+
+
+def group_statistics(
+    x: Tensor,
+    old: Tensor,
+    in_place: bool,
+    mean: Tensor,
+    rstd: Tensor,
+    size: int,
+    eps: float,
+    sites: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.ops.updated_statistics` of packed x [N, C, S] over a padded table ``sites`` [S].
+
+    old is packed [N, C, S] or, with ``in_place``, the recorded rows [N, L, C] of all sites.
+    """
+    old = old if in_place else old.transpose(1, 2)
+    operands = (x.transpose(1, 2), old, in_place, mean, rstd, size, eps, sites)
+    updated: tuple[Tensor, Tensor] = torch.ops.sparsify.group_statistics(*operands)
+    return updated
+
+
+def reference(
+    x: Tensor,
+    old: Tensor,
+    in_place: bool,
+    mean: Tensor,
+    rstd: Tensor,
+    size: int,
+    eps: float,
+    sites: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`group_statistics` in plain torch, on rows: x [N, S, C], old [N, S or L, C]."""
+    taken = old.index_select(1, sites) if in_place else old
+    return updated_statistics(x.mT, taken.mT, mean, rstd, size, eps, sites)
+
+
+def _on_cuda(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return reference(x, *rest)  # type: ignore[arg-type]
+    from .kernels.group_statistics import launch
+
+    return launch(x, *rest)  # type: ignore[arg-type]
+
+
+def _fake(
+    x: Tensor, old: Tensor, in_place: bool, mean: Tensor, rstd: Tensor, *rest: object
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mean), torch.empty_like(rstd)
+
+
+_SCHEMA = (
+    "(Tensor x, Tensor old, bool in_place, Tensor mean, Tensor rstd, SymInt size, float eps, "
+    "Tensor sites) -> (Tensor, Tensor)"
+)
+_TAGS = (torch.Tag.needs_contiguous_strides,)
+torch.library.define("sparsify::group_statistics", _SCHEMA, tags=_TAGS)
+torch.library.impl("sparsify::group_statistics", "CompositeExplicitAutograd", reference)
+torch.library.impl("sparsify::group_statistics", "CUDA", _on_cuda)
+torch.library.register_fake("sparsify::group_statistics", _fake)

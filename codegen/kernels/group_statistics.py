@@ -1,0 +1,73 @@
+"""Triton kernel of :mod:`sparsify.codegen.group_statistics`: one pass, one launch."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK_ELEMENTS = 4096
+
+
+@triton.jit(do_not_specialize=["rows", "old_rows"])
+def statistics_kernel(
+    x, old, mean, rstd, sites, new_mean, new_rstd, rows, old_rows, count, eps,
+    GROUPS: tl.constexpr, CHANNELS: tl.constexpr, IN_PLACE: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One group of one item: x [N, rows, GROUPS * CHANNELS], old [N, old_rows, ...], all of
+    mean, rstd, new_mean, new_rstd [N, GROUPS]; ``count`` values make the statistics."""
+    at, width = tl.program_id(0), GROUPS * CHANNELS
+    item, group = (at // GROUPS).to(tl.int64), at % GROUPS
+    channel = tl.arange(0, BLOCK_C)
+    column = group * CHANNELS + channel
+    centre = tl.load(mean + at).to(tl.float32)
+    scale = tl.load(rstd + at).to(tl.float32)
+    first = tl.zeros((BLOCK_S, BLOCK_C), dtype=tl.float32)
+    second = tl.zeros((BLOCK_S, BLOCK_C), dtype=tl.float32)
+    for start in range(0, rows, BLOCK_S):
+        s = start + tl.arange(0, BLOCK_S)
+        site = tl.load(sites + s, mask=s < rows, other=-1)
+        before = tl.load(sites + s - 1, mask=(s > 0) & (s < rows), other=-1)
+        inside = ((s < rows) & (site != before))[:, None] & (channel < CHANNELS)[None, :]
+        source = site if IN_PLACE else s.to(tl.int64)
+        new_at = (item * rows + s)[:, None] * width + column[None, :]
+        old_at = (item * old_rows + source)[:, None] * width + column[None, :]
+        new = tl.load(x + new_at, mask=inside, other=0.0).to(tl.float32)
+        was = tl.load(old + old_at, mask=inside, other=0.0).to(tl.float32)
+        change = new - was
+        first += change
+        second += change * (new + was - 2 * centre)
+    moved = tl.sum(tl.sum(first, 1), 0) / count
+    spread = tl.sum(tl.sum(second, 1), 0) / count
+    variance = tl.maximum(1.0 / (scale * scale) + spread - moved * moved, eps)
+    tl.store(new_mean + at, (centre + moved).to(new_mean.dtype.element_ty))
+    tl.store(new_rstd + at, (1.0 / tl.sqrt(variance)).to(new_rstd.dtype.element_ty))
+
+
+def launch(
+    x: Tensor,
+    old: Tensor,
+    in_place: bool,
+    mean: Tensor,
+    rstd: Tensor,
+    size: int,
+    eps: float,
+    sites: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`sparsify.codegen.group_statistics.reference`. No table is read on the host."""
+    x, old, mean, rstd = (t.contiguous() for t in (x, old, mean, rstd))
+    (batch, rows, width), groups = x.shape, mean.shape[1]
+    channels = width // groups
+    updated = torch.empty_like(mean), torch.empty_like(rstd)
+    block_c = triton.next_power_of_2(channels)
+    with torch.cuda.device_of(x):
+        statistics_kernel[(batch * groups,)](
+            *(x, old, mean, rstd, sites.contiguous(), *updated),
+            *(rows, old.shape[1], float(channels * size), eps),
+            **{"GROUPS": groups, "CHANNELS": channels, "IN_PLACE": in_place},
+            **{"BLOCK_S": max(1, _BLOCK_ELEMENTS // block_c), "BLOCK_C": block_c},
+            num_warps=8,
+        )
+    return updated
