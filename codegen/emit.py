@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.decorators import mark_unbacked
+from torch._dynamo.exc import TorchDynamoException
 from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
@@ -45,7 +47,7 @@ class Emitted:
 class Compiled(Emitted):
     """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
     rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask.
-    ``options`` are inductor's."""
+    ``options`` are inductor's. What it cannot compile runs as it is, with a warning."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Compiled(Emitted):
         self._sizes, self._most = sizes, most
         self._sources: list[str] = []
         self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True, options=options)
+        self._has_run = False
 
     @property
     def source(self) -> str:
@@ -66,10 +69,25 @@ class Compiled(Emitted):
 
     def __call__(self, *inputs: Any) -> Any:
         mark_sizes(inputs, self._sizes, self._most)
-        if self._sources:
+        if self._has_run:
             return self._compiled(*inputs)
         with _collected(self._sources):
-            return self._compiled(*inputs)
+            try:
+                result = self._compiled(*inputs)
+            except TorchDynamoException as error:
+                self._give_up(error)
+                result = self._compiled(*inputs)
+        self._has_run = True
+        return result
+
+    def _give_up(self, error: Exception) -> None:
+        reason = str(error).strip().split("\n")[0]
+        warnings.warn(
+            f"the update cannot be compiled and runs uncompiled, slower: {reason} "
+            '(backend="eager" says nothing)',
+            stacklevel=2,
+        )
+        self._compiled, self._sources = self._module, [readable(self._module)]
 
 
 class OnCuda(Emitted):
@@ -100,10 +118,11 @@ def readable(module: GraphModule) -> str:
 
 
 def mark_sizes(inputs: Sequence[Any], sizes: Sequence[int], most: int | None) -> None:
-    """Declares the first sizes of some inputs unknown. A bound lets indices be 32 bits wide."""
-    bound = {"max": most} if most is not None and _KNOWS_BOUNDS else {}
+    """Declares the first sizes of some inputs unknown, but not 0: no table is empty. A bound
+    ``most`` lets indices be 32 bits wide."""
+    bounds: dict[str, Any] = {"min": 1, "max": most} if _KNOWS_BOUNDS else {}
     for index in sizes:
-        mark_unbacked(inputs[index], 0, **bound)
+        mark_unbacked(inputs[index], 0, **bounds)
 
 
 @contextmanager

@@ -169,10 +169,32 @@ def as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.contiguous())
 
 
-def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
     """``scaled_dot_product_attention`` of packed queries [..., S, d]; S is never 0."""
     torch._check(query.size(-2) > 0)
-    return torch.nn.functional.scaled_dot_product_attention(query, *args, **kwargs)
+    if attn_mask is not None and attn_mask.size(-2) == 1:  # inductor asks whether S is 1 too
+        attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.size(-2), key.size(-2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, attn_mask, *args, **kwargs)
+
+
+def rms_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """``rms_norm`` as torch computes it; its own asks whether there is a single site."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    wide = x.to(torch.float32) if half else x
+    eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    squares = wide.square().mean(list(range(-len(shape), 0)), True)
+    normed = wide * torch.rsqrt(squares + eps)
+    return (normed if weight is None else normed * weight.to(wide.dtype)).to(x.dtype)
 
 
 def group_norm(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,23 @@ def matmul(first: Tensor, second: Tensor) -> Tensor:
 torch.library.define("sparsify::matmul", "(Tensor first, Tensor second) -> Tensor")
 torch.library.impl("sparsify::matmul", "CompositeExplicitAutograd", torch.matmul)
 torch.library.register_fake("sparsify::matmul", torch.matmul)
+
+
+def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
+    """``cdist`` of packed rows; opaque to inductor, which asks how many there are."""
+    library: Any = torch.ops.aten if torch.compiler.is_exporting() else torch.ops.sparsify
+    out: Tensor = library.cdist(rows, codes, *args)
+    return out
+
+
+torch.library.define(
+    "sparsify::cdist", "(Tensor x1, Tensor x2, float p=2, int? compute_mode=None) -> Tensor"
+)
+torch.library.impl("sparsify::cdist", "CompositeExplicitAutograd", torch.ops.aten.cdist.default)
+torch.library.register_fake(
+    "sparsify::cdist",
+    lambda x1, x2, *args: x1.new_empty((*x1.shape[:-1], x2.shape[-2])),
+)
 
 
 def blocked(weight: Tensor) -> Tensor:

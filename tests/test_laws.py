@@ -242,6 +242,7 @@ COMPILED = {
     ),
     "transformer": (
         Linear(8, True, False),
+        Norm("rms", 1),
         Modulate("map", False),
         Attention("matmul", "self", 2),
         Attention("baddbmm", "cross", 1),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
+from sparsify.codegen.emit import Compiled
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 
 from sparsify import dump, sparsify
 from sparsify.source import own_kernels
@@ -35,3 +39,20 @@ def test_dump(backend: str, tmp_path: Path) -> None:
 def test_own_kernels_go_along() -> None:
     (name, text), *others = own_kernels("torch.ops.sparsify.gather_conv.default(x)").items()
     assert name == "kernel_gather_conv.py" and "def matmul_kernel" in text and not others
+
+
+@torch.fx.wrap
+@torch._dynamo.disable
+def own(x: Tensor) -> Tensor:
+    """What dynamo cannot trace."""
+    return x * 2
+
+
+def test_what_cannot_be_compiled_runs_as_it_is() -> None:
+    compiled = Compiled(symbolic_trace(lambda x: own(x) + 1), [])
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        assert compiled(X).equal(X * 2 + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(X).equal(X * 2 + 1)
+    assert "own" in compiled.source

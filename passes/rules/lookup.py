@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from sparsify.codegen import products
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
@@ -42,7 +43,8 @@ class Distances(Rule):
 
     def emit(self, node: Node, place: Place) -> Node:
         rows, codes = place.packed(source(node)), place.plain(source(node, 1))
-        return place.call(node.target, rows, codes, *node.args[2:], **node.kwargs)
+        options = (argument(node, "p", 2.0), argument(node, "compute_mode"))
+        return place.call(products.cdist, rows, codes, *options)
 
 
 @register(aten.argmin, aten.argmax)

@@ -30,7 +30,8 @@ class ChannelNorm(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         x, shape, *rest = node.args
         assert isinstance(x, Node)
-        return place.call(node.target, place.packed(x), shape, *map(place.plain, rest))
+        target = ops.rms_norm if node.target is aten.rms_norm.default else node.target
+        return place.call(target, place.packed(x), shape, *map(place.plain, rest))
 
 
 @register(ops.group_norm)

@@ -1,0 +1,64 @@
+"""The vocabulary under inductor, with a number of sites that is not known: one compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from sparsify.codegen import ops, products
+from sparsify.codegen.overlay_attention import key_bias
+from torch import Tensor
+from torch._dynamo.decorators import mark_unbacked
+from torch._dynamo.utils import counters
+
+WEIGHT = torch.linspace(-1, 1, 8)
+KEYS = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+MASK = torch.zeros(1, 1, 1, 5).index_fill(3, torch.tensor([2]), -10.0)
+
+
+def attention(rows: Tensor, sites: Tensor) -> Tensor:
+    query = rows.unflatten(2, (2, 4)).transpose(1, 2)
+    return ops.attention(query, KEYS[..., :4], KEYS[..., 4:], MASK)
+
+
+def through(rows: Tensor, sites: Tensor) -> Tensor:
+    kernel_map = torch.stack([sites, sites + 1], 1)
+    return ops.through(kernel_map, sites.unsqueeze(1), rows.mT, sites)
+
+
+OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rms_norm": lambda rows, sites: ops.rms_norm(rows, [8], WEIGHT, 1e-6),
+    "attention": attention,
+    "cdist": lambda rows, sites: products.cdist(rows, KEYS[0], 2.0, None),
+    "repeated": lambda rows, sites: ops.repeated(sites),
+    "key_bias": lambda rows, sites: key_bias(sites, 20),
+    "through": through,
+    "matmul": lambda rows, sites: products.matmul(rows, KEYS[0, 0].mT),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_one_compilation(name: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(OPERATORS[name], fullgraph=True)
+    for count in (7, 1, 3):
+        rows, sites = torch.randn(2, 20, 8)[:, :count].clone(), torch.arange(count)
+        mark_unbacked(rows, 1)
+        mark_unbacked(sites, 0)
+        torch.testing.assert_close(compiled(rows, sites), OPERATORS[name](rows, sites))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("eps", [None, 1e-3])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_rms_norm_is_that_of_torch(
+    dtype: torch.dtype, eps: float | None, weight: Tensor | None
+) -> None:
+    x = torch.randn(3, 4, 8).to(dtype) * 1e-3
+    weight = None if weight is None else weight.to(dtype)
+    torch.testing.assert_close(
+        ops.rms_norm(x, [8], weight, eps), torch.nn.functional.rms_norm(x, [8], weight, eps)
+    )
