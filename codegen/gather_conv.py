@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import KERNEL_DTYPES, declare
+from .ops import overlay_halo
+
 Activation = Literal["none", "relu", "leaky_relu", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
@@ -61,12 +64,9 @@ def reference(
 ) -> Tensor:
     """:func:`gather_conv` in plain torch, on rows: x [N, S, C], halo [N, ..., C], shift
     [N, C_out], residual [N, S_out, C_out] -> [N, S_out, C_out]."""
-    if halo is None:
-        halo = x.new_zeros((x.shape[0], 1, x.shape[2]))  # as in a kernel map of all sites
-    elif halo_sites is not None:
+    if halo is not None and halo_sites is not None:
         halo = halo.index_select(1, halo_sites)
-    zero = x.new_zeros((x.shape[0], 1, x.shape[2]))
-    rows = torch.cat([x, halo, zero], 1)
+    rows = overlay_halo(x.mT, None if halo is None else halo.mT, 0.0)
     y: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
     y = activated(y if shift is None else y + shift.unsqueeze(1), activation, slope) * scale
     return y if residual is None else y + residual
@@ -82,7 +82,7 @@ def activated(x: Tensor, activation: str, slope: float) -> Tensor:
 
 
 def _on_cuda(x: Tensor, *args: object) -> Tensor:
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if x.dtype not in KERNEL_DTYPES:
         return reference(x, *args)  # type: ignore[arg-type]
     from .kernels.gather_conv import launch
 
@@ -107,7 +107,4 @@ _SCHEMA = (
 )
 # Rows in one piece, whatever wrote them: inductor then lets the operator before write them so.
 _TAGS = (torch.Tag.needs_contiguous_strides,)
-torch.library.define("sparsify::gather_conv", _SCHEMA, tags=_TAGS)
-torch.library.impl("sparsify::gather_conv", "CompositeExplicitAutograd", reference)
-torch.library.impl("sparsify::gather_conv", "CUDA", _on_cuda)
-torch.library.register_fake("sparsify::gather_conv", _fake)
+declare("gather_conv", _SCHEMA, reference, _fake, _on_cuda, _TAGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .operators import KERNEL_DTYPES, declare
 from .ops import updated_statistics
 
 
@@ -49,7 +50,7 @@ def reference(
 
 
 def _on_cuda(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if x.dtype not in KERNEL_DTYPES:
         return reference(x, *rest)  # type: ignore[arg-type]
     from .kernels.group_statistics import launch
 
@@ -67,7 +68,4 @@ _SCHEMA = (
     "Tensor sites) -> (Tensor, Tensor)"
 )
 _TAGS = (torch.Tag.needs_contiguous_strides,)
-torch.library.define("sparsify::group_statistics", _SCHEMA, tags=_TAGS)
-torch.library.impl("sparsify::group_statistics", "CompositeExplicitAutograd", reference)
-torch.library.impl("sparsify::group_statistics", "CUDA", _on_cuda)
-torch.library.register_fake("sparsify::group_statistics", _fake)
+declare("group_statistics", _SCHEMA, reference, _fake, _on_cuda, _TAGS)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import KERNEL_DTYPES, declare
 from .ops import repeated
 
 _LARGEST_HEAD = 256
@@ -64,8 +65,7 @@ def reference(
 
 
 def _on_cuda(query: Tensor, base_key: Tensor, base_value: Tensor, *rest: object) -> Tensor:
-    known = query.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    if not known or max(query.shape[3], base_value.shape[3]) > _LARGEST_HEAD:
+    if query.dtype not in KERNEL_DTYPES or max(query.shape[3], base_value.shape[3]) > _LARGEST_HEAD:
         return reference(query, base_key, base_value, *rest)  # type: ignore[arg-type]
     from .kernels.overlay_attention import launch
 
@@ -82,7 +82,5 @@ _SCHEMA = (
     "float scale) -> Tensor"
 )
 # The kernel takes heads in any order of memory: nothing is copied for it.
-torch.library.define("sparsify::overlay_attention", _SCHEMA, tags=(torch.Tag.flexible_layout,))
-torch.library.impl("sparsify::overlay_attention", "CompositeExplicitAutograd", reference)
-torch.library.impl("sparsify::overlay_attention", "CUDA", _on_cuda)
-torch.library.register_fake("sparsify::overlay_attention", _fake)
+_TAGS = (torch.Tag.flexible_layout,)
+declare("overlay_attention", _SCHEMA, reference, _fake, _on_cuda, _TAGS)

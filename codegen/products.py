@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .operators import declare
 from .ops import overlay_halo
 
 # One block of gathered rows should stay in the last-level cache until the product has read it.
@@ -25,9 +26,7 @@ def matmul(first: Tensor, second: Tensor) -> Tensor:
     return out
 
 
-torch.library.define("sparsify::matmul", "(Tensor first, Tensor second) -> Tensor")
-torch.library.impl("sparsify::matmul", "CompositeExplicitAutograd", torch.matmul)
-torch.library.register_fake("sparsify::matmul", torch.matmul)
+declare("matmul", "(Tensor first, Tensor second) -> Tensor", torch.matmul, torch.matmul)
 
 
 def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
@@ -37,14 +36,12 @@ def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
     return out
 
 
-torch.library.define(
-    "sparsify::cdist", "(Tensor x1, Tensor x2, float p=2, int? compute_mode=None) -> Tensor"
-)
-torch.library.impl("sparsify::cdist", "CompositeExplicitAutograd", torch.ops.aten.cdist.default)
-torch.library.register_fake(
-    "sparsify::cdist",
-    lambda x1, x2, *args: x1.new_empty((*x1.shape[:-1], x2.shape[-2])),
-)
+def _cdist_fake(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
+    return rows.new_empty((*rows.shape[:-1], codes.shape[-2]))
+
+
+_CDIST = "(Tensor x1, Tensor x2, float p=2, int? compute_mode=None) -> Tensor"
+declare("cdist", _CDIST, torch.ops.aten.cdist.default, _cdist_fake)
 
 
 def blocked(weight: Tensor) -> Tensor:
@@ -90,11 +87,8 @@ def _blocked_linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-torch.library.define(
-    "sparsify::blocked_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
-torch.library.impl("sparsify::blocked_linear", "CompositeExplicitAutograd", _blocked_linear)
-torch.library.register_fake("sparsify::blocked_linear", _blocked_linear_fake)
+_LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+declare("blocked_linear", _LINEAR, _blocked_linear, _blocked_linear_fake)
 
 
 def conv_weight(weight: Tensor, groups: int, transposed: bool, few_rows: bool) -> Tensor:
@@ -194,7 +188,5 @@ def _gather_matmul_fake(
 
 
 _SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"
-torch.library.define("sparsify::gather_matmul", _SCHEMA)
-torch.library.impl("sparsify::gather_matmul", "CompositeExplicitAutograd", _gather_matmul_cpu)
-torch.library.impl("sparsify::gather_matmul", "CUDA", gather_matmul_reference)
-torch.library.register_fake("sparsify::gather_matmul", _gather_matmul_fake)
+_PARTS = (_gather_matmul_cpu, _gather_matmul_fake, gather_matmul_reference)
+declare("gather_matmul", _SCHEMA, *_PARTS)

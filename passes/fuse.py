@@ -59,13 +59,17 @@ def fuse_conv(node: Node) -> Fused | None:
             epilogue.update(taken)
             last = user
             parts.append(step.__name__.strip("_"))
-    with node.graph.inserting_before(last):
-        new = node.graph.call_function(gather_conv, operands, epilogue)
-    new.meta.update(node.meta)
-    new.meta["val"] = last.meta["val"]
     left = _left(last)
-    last.replace_all_uses_with(new)
+    _swap(last, gather_conv, operands, epilogue)
     return Fused(node.name, "gather_conv", tuple(parts), left)
+
+
+def _swap(node: Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] = {}) -> None:  # noqa: B006
+    """``target(*args, **kwargs)`` in the place of ``node``."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, args, kwargs)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
 
 
 def _sources(node: Node) -> tuple[tuple[Any, ...], list[str]]:
@@ -111,10 +115,7 @@ def fuse_attention(node: Node) -> Fused | None:
     scale = _shape(overlays[0])[-1] ** -0.5 if scale is None else scale
     bias = _bias(node, sites, _shape(base_key)[2])
     operands = (query, base_key, base_value, new_key, new_value, bias, scale)
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(overlay_attention, operands)
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
+    _swap(node, overlay_attention, operands)
     return Fused(node.name, "overlay_attention", ("keys", "values"), "")
 
 
@@ -157,11 +158,7 @@ def fuse_statistics(node: Node) -> Fused | None:
     if len(_shape(x)) != 3:
         return Fused(node.name, "updated_statistics", (), "its input is not [N, C, S]")
     in_place = old.target is ops.take_rows and old.args[1] is rest[-1]
-    with node.graph.inserting_before(node):
-        operands = (x, old.args[0] if in_place else old, in_place, *rest)
-        new = node.graph.call_function(group_statistics, operands)
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
+    _swap(node, group_statistics, (x, old.args[0] if in_place else old, in_place, *rest))
     return Fused(node.name, "group_statistics", ("baseline",) if in_place else (), "")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -27,6 +26,7 @@ from tests.small import corner, small_inputs, small_unet
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from tests.gpu_free import golden
+from tests.gpu_free.as_on_cuda import as_on_cuda
 from tests.gpu_free.emitted import compile_cubins
 from tests.gpu_free.execute import execute
 from tests.gpu_free.fake_cuda import emit_cuda
@@ -79,10 +79,7 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     """The update graph of ``model`` as it is made on a GPU, for a few active sites and for many."""
     image = inputs[0]
     masks = corner(image.shape[-1]), torch.rand(image.shape[2:]) < 0.4
-    with (
-        patch("sparsify.program.has_kernels", return_value=True),
-        patch.object(torch.backends.mkldnn, "is_available", return_value=False),
-    ):
+    with as_on_cuda():
         sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0)
         _, baseline = sparse.record(*inputs)
     program, cases = baseline.program, []

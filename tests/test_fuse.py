@@ -14,13 +14,13 @@ from sparsify.passes.pack import Pack
 from torch import Tensor
 
 from sparsify import sparsify
+from tests.gpu_free.as_on_cuda import plain_weights
 from tests.graph_text import IMAGE, Lambda, expect, rewritten
 
 
 @pytest.fixture(autouse=True)
-def plain_weights() -> Iterator[None]:
-    """As on CUDA: no weight in the order of a CPU library."""
-    with patch("torch.backends.mkldnn.is_available", lambda: False):
+def weights_as_on_cuda() -> Iterator[None]:
+    with plain_weights():
         yield
 
 

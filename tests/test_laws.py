@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Literal
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from sparsify import SparseModule, sparsify
 from tests import networks
 from tests.attention_steps import Attention
 from tests.channel_steps import Linear, Modulate, Norm, Pointwise, SqueezeExcite
+from tests.gpu_free.as_on_cuda import as_on_cuda
 from tests.networks import MASKS, Arguments, Join, MaskRecipe, Recipe, Unruled, recipes
 from tests.picture_steps import Conv, ConvTranspose, Pool, Resize, Shuffle
 from tests.reference import FIXED, Fixed, Reference
@@ -62,14 +61,6 @@ TRANSPOSED_TWICE = Recipe(
     (Unruled("transpose"), Unruled("transpose"), Pointwise("silu")),
     *((5, 9), 2, 1, torch.float64, "image", 115),
 )
-
-
-@contextmanager
-def as_on_cuda() -> Iterator[None]:
-    """The graphs that CUDA gets, padded tables and fused operators, on the CPU."""
-    kernels = patch("sparsify.program.has_kernels", lambda device: True)
-    with kernels, patch("torch.backends.mkldnn.is_available", lambda: False):
-        yield
 
 
 @example(TRANSPOSED_TWICE, [MaskRecipe("blobs", 15)], Fixed(), False, False)

@@ -1,4 +1,4 @@
-"""What kernels ask of the device."""
+"""What the launches of kernels ask of the device, of the user and of tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 SHARED_BYTES = 163 * 1024
 """Of one program on sm_80, the smallest of the devices that the kernels are meant for."""
@@ -25,3 +26,8 @@ def precision_of(dtype: torch.dtype, library: Any) -> str:
     """Of products: tf32 for float32 where the user allows it to ``library``, say
     ``torch.backends.cudnn.conv``. (``allow_tf32`` raises once someone has set this.)"""
     return "tf32" if dtype == torch.float32 and library.fp32_precision == "tf32" else "ieee"
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """[..., d] with each row in one piece."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

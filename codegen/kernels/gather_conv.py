@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device import SHARED_BYTES, precision_of, processors
+from .device import SHARED_BYTES, in_rows, precision_of, processors
 
 # Counts of sites: specialising on them would compile again for other masks.
 _sized = triton.jit(do_not_specialize=["rows", "s_out", "s_in", "s_halo"])
@@ -228,7 +228,7 @@ def launch(
     by measurement, unless given. No table is read on the host."""
     batch, (sites, taps), (groups, depth, width) = len(x), kernel_map.shape, weight.shape
     rows = batch * sites
-    x, halo = _in_rows(x), None if halo is None else _in_rows(halo)
+    x, halo = in_rows(x), None if halo is None else in_rows(halo)
     known = 0 if halo is None else halo.shape[1] if halo_sites is None else len(halo_sites)
     halo_steps = (0, 0) if halo is None else (halo.stride(0), halo.stride(1))
     sizes = (rows, sites, x.shape[1], known, x.stride(0), x.stride(1), *halo_steps)
@@ -282,11 +282,6 @@ def _matmul(
         grid = _tiles(rows, groups * width, _REDUCE)
         shape = {"WIDTH": groups * width, "SPLITS": splits, "ACTIVATION": activation}
         reduce_kernel[grid](parts, *epilogue, out, rows, sites, **shape, **_REDUCE, **_FUSED)
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """[N, S, C] with each row in one piece."""
-    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _tiles(rows: int, columns: int, meta: dict[str, Any]) -> tuple[int, int]:

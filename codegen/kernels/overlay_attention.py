@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device import precision_of, processors
+from .device import in_rows, precision_of, processors
 
 
 @triton.jit
@@ -213,7 +213,7 @@ def launch(
     programs = blocks_m * batch * heads
     splits = splits or split_count(programs, blocks_n, processors(query.device))
 
-    operands = [_by_row(x) for x in (query, base_key, base_value, key, value)]
+    operands = [in_rows(x) for x in (query, base_key, base_value, key, value)]
     unit, steps = _steps(operands)
     out = query.new_empty((batch, queries, heads, width))
     parts, bests, totals = out, None, None
@@ -239,11 +239,6 @@ def launch(
                 enable_fp_fusion=True,
             )
     return out.transpose(1, 2)
-
-
-def _by_row(x: Tensor) -> Tensor:
-    """[..., d] with each row in one piece."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _steps(operands: list[Tensor]) -> tuple[int, list[int]]:
