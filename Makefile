@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GPU_READY := $(VENV)/.gpu-ready
 SOURCES := benchmarks codegen examples passes sparsify tests
-NETWORKS ?= ddpm-church-256
+NETWORKS ?=
+BENCH ?=
 COPY := build/installed
 
 # Without CUDA this release comes as a CPU build; an unpinned torch would bring gigabytes of
@@ -30,12 +31,15 @@ TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
 	@echo "make test       lint, types and tests"
-	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
+	@echo "make bench      dense against update on the CPU, six networks -> docs/benchmarks (hours;"
+	@echo "                goes on where it stopped); NETWORKS=\"NAME ...\" chooses, BENCH=\"--nodes"
+	@echo "                --again --rounds 9\" are its options"
+	@echo "make bench-quick  the same, narrow and uncompiled, in minutes -> build/benchmarks"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
 	@echo "make gpu        on a GPU: kernels, models, memory checks, benchmarks; with the torch"
@@ -66,7 +70,11 @@ types: $(READY)
 
 bench: $(READY)
 	@echo "==> benchmark"
-	@$(TIMED) $(BIN)/python -m benchmarks.speed $(NETWORKS)
+	@$(TIMED) $(BIN)/python -m benchmarks.speed $(NETWORKS) $(BENCH)
+
+bench-quick: $(READY)
+	@echo "==> benchmark, quick"
+	@$(TIMED) $(BIN)/python -m benchmarks.speed --quick $(NETWORKS) $(BENCH)
 
 coverage: $(READY)
 	@echo "==> coverage"

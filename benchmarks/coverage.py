@@ -29,7 +29,8 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks import zoo
-from benchmarks.speed import centred_square, environment
+from benchmarks.machine import environment
+from benchmarks.masks import centred_square
 from sparsify import Baseline, Plan, sparsify
 from sparsify.report import Report
 from sparsify.signature import bind

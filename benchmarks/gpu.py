@@ -21,11 +21,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from benchmarks.machine import environment
+from benchmarks.masks import centred_square
 from benchmarks.networks import Network, full
-from benchmarks.speed import centred_square, environment
 from sparsify import sparsify
 
 SHARES = (0.012, 0.05, 0.15, 0.3, 1.0)
+KNOWN = ("ddpm-church-256", "stable-diffusion-1.5", "stable-diffusion-xl")
 BLOCKS = 4  # of the large transformers: all of their blocks are alike
 console = Console()
 
@@ -68,16 +70,9 @@ def _flux() -> Network:
 
 
 def networks() -> dict[str, Network]:
-    """By name; Stable Diffusion 1.5 with the two items of classifier-free guidance."""
+    """By name."""
     known = full()
-    single = known["stable-diffusion-1.5"]
-
-    def doubled() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        (latents, step, text), _ = single.inputs()
-        return (latents.repeat(2, 1, 1, 1), step, text.repeat(2, 1, 1)), {}
-
-    guided = Network(single.name, single.build, doubled, single.dilate)
-    chosen = (known["ddpm-church-256"], guided, known["stable-diffusion-xl"], _sd3(), _flux())
+    chosen = (*(known[name] for name in KNOWN), _sd3(), _flux())
     return {network.name: network for network in chosen}
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
+from benchmarks.spade import SpadeGenerator, folded
 from examples.realesrgan import RRDBNet
-from examples.terrain import TerrainUNet
+from examples.terrain import TerrainUNet, load_terrain
 
 DDPM_CHURCH_256: dict[str, Any] = {
     "sample_size": 256,
@@ -53,6 +54,18 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
+DIT_XL_2: dict[str, Any] = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "sample_size": 32,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+}
 
 
 class Decoder(nn.Module):
@@ -71,12 +84,14 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """A model, the inputs of one call, and the pixels by which to dilate edits of its input."""
+    """A model, the inputs of one call, and the pixels by which to dilate edits of its input.
+    ``trained`` builds it with published weights, where they can be had."""
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
     dilate: int = 5
+    trained: Callable[[], nn.Module] | None = None
 
 
 def _narrow(config: dict[str, Any], widths: tuple[int, ...], **changes: Any) -> dict[str, Any]:
@@ -94,13 +109,14 @@ def _church(width: int, size: int) -> Network:
 
 
 def _sd15(width: int, size: int, context: int) -> Network:
+    """With the two items of classifier-free guidance."""
     widths = tuple(width * m for m in (1, 2, 4, 4))
     config = _narrow(STABLE_DIFFUSION_15, widths, cross_attention_dim=context, sample_size=size)
     return Network(
         "stable-diffusion-1.5",
         lambda: UNet2DConditionModel(**config),
         lambda: (
-            (torch.randn(1, 4, size, size), torch.tensor(10), torch.randn(1, 77, context)),
+            (torch.randn(2, 4, size, size), torch.tensor(10), torch.randn(2, 77, context)),
             {},
         ),
         dilate=1,
@@ -147,6 +163,33 @@ def _terrain(size: int) -> Network:
         "terrain",
         TerrainUNet,
         lambda: ((torch.randn(1, 1, size, size), torch.zeros(1), torch.full((1,), 0.5)), {}),
+        trained=load_terrain,
+    )
+
+
+def _gaugan(width: int, hidden: int, height: int) -> Network:
+    """Cityscapes: 35 classes and the edges between instances."""
+
+    def inputs() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        classes = torch.randint(35, (1, 1, height, 2 * height))
+        labels = torch.zeros(1, 36, height, 2 * height).scatter(1, classes, 1.0)
+        return (labels,), {}
+
+    return Network(
+        "gaugan-256x512", lambda: folded(SpadeGenerator(width=width, hidden=hidden)), inputs
+    )
+
+
+def _dit(heads: int, layers: int, size: int) -> Network:
+    config = DIT_XL_2 | {"num_attention_heads": heads, "num_layers": layers, "sample_size": size}
+    return Network(
+        "dit-xl-2-256",
+        lambda: DiTTransformer2DModel(**config),
+        lambda: (
+            (torch.randn(1, 4, size, size), torch.tensor([10])),
+            {"class_labels": torch.tensor([207])},
+        ),
+        dilate=1,
     )
 
 
@@ -167,6 +210,8 @@ def full() -> dict[str, Network]:
         _decoder(128, 64),
         _terrain(128),
         _rrdb(23, 64),
+        _gaugan(64, 128, 256),
+        _dit(16, 28, 32),
     )
 
 
@@ -179,6 +224,8 @@ def small() -> dict[str, Network]:
         _decoder(32, 8),
         _terrain(32),
         _rrdb(1, 16),
+        _gaugan(4, 8, 64),
+        _dit(2, 2, 16),
     )
 
 

@@ -1,9 +1,9 @@
-"""Dense eager, dense compiled and update, side by side: ``python -m benchmarks.speed NAME ...``.
+"""The CPU benchmark: dense and update, eager and compiled: ``python -m benchmarks.speed``.
 
-All variants run interleaved in one process on the same inputs; medians are printed and written
-to ``docs/benchmarks/NAME.json``. Large tensors cost page faults under glibc's default
-allocator, for the dense model most: set MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ high
-(``make bench`` does), which both sides then share.
+Each network runs in a process of its own (:mod:`benchmarks.measure`) and writes ``NAME.json``;
+one that was measured by this commit with these settings is skipped. ``speed.png`` shows all.
+Large tensors cost page faults under glibc's default allocator, for the dense model most:
+``make bench`` has freed memory kept, for both sides.
 """
 
 from __future__ import annotations
@@ -11,176 +11,135 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.networks import Network, full
-from sparsify import sparsify
-from sparsify.module import SparseModule
+from benchmarks.machine import environment
+from benchmarks.measure import Settings, networks
+from benchmarks.speed_plot import plot
+from benchmarks.speed_tables import edits_table, nodes_table, overview, summary
 
-SHARES = (0.012, 0.05, 0.15, 0.3)
-SETTINGS = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "OMP_WAIT_POLICY",
+NETWORKS = (
+    "terrain",
+    "autoencoder-kl-decoder",
+    "ddpm-church-256",
+    "gaugan-256x512",
+    "dit-xl-2-256",
+    "stable-diffusion-1.5",
 )
+QUICK = Settings(backend="eager", rounds=2, narrow=True)
 console = Console()
 
 
-def centred_square(grid: tuple[int, int], share: float) -> Tensor:
-    """bool [H, W]: a centred rectangle of this share of the sites."""
-    mask = torch.zeros(grid, dtype=torch.bool)
-    height, width = (max(1, round(side * share**0.5)) for side in grid)
-    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
-    mask[top : top + height, left : left + width] = True
-    return mask
+def is_current(result: dict[str, Any], settings: Settings, now: dict[str, Any]) -> bool:
+    """Was it measured by this commit, on such a machine, with these settings?"""
+    wanted, had = asdict(settings), dict(result.get("options", {}))
+    if settings.nodes is None:
+        wanted["nodes"] = had.get("nodes")
+    there = {key: value for key, value in result.get("environment", {}).items() if key != "date"}
+    return had == wanted and there == {key: now[key] for key in now if key != "date"}
 
 
-def interleaved(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant, all of them once a round, after one round to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                times[name].append(time.perf_counter() - start)
-        console.log(f"round {number} of {rounds}")
-    return times
+def load(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return result
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
+def run_apart(name: str, settings: Settings, out: Path, progress: Progress) -> bool:
+    """Measures one network; False, and the end of what it said, if it failed.
 
-
-def measure(network: Network, backend: str, rounds: int) -> dict[str, Any]:
-    """Everything that the table and the JSON show of one network."""
-    torch.manual_seed(0)
-    model = network.build().eval()
-    args, kwargs = network.inputs()
-    console.log(f"{network.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M weights")
-    compiled = torch.compile(model)
-    dense_compile, _ = timed(lambda: compiled(*args, **kwargs))
-    console.log(f"dense model compiled in {dense_compile:.0f} s")
-    sparse = sparsify(model, dilate=network.dilate, backend=backend)
-    capture, _ = timed(lambda: sparse.graphs(*args, **kwargs))
-    record_first, (_, baseline) = timed(lambda: sparse.record(*args, **kwargs))
-    record, _ = timed(lambda: sparse.record(*args, **kwargs))
-    variants: dict[str, Callable[[], Any]] = {
-        "dense eager": lambda: model(*args, **kwargs),
-        "dense compiled": lambda: compiled(*args, **kwargs),
-    }
-    plans, rows = {}, []
-    for share in SHARES:
-        mask = centred_square(baseline.program.grid, share)
-        seconds, plans[share] = timed(lambda mask=mask: sparse.plan(mask))
-        rows.append({"edited_share": share, "plan_ms": seconds * 1e3, **_macs(sparse)})
-        edited = (torch.where(mask, torch.randn_like(args[0]), args[0]), *args[1:])
-        variants[f"update {share}"] = lambda edited=edited, share=share: sparse.update(
-            baseline, *edited, mask=plans[share], **kwargs
+    The screen changes when a step begins and not meanwhile: drawing costs time too.
+    """
+    task = progress.add_task(name, total=settings.steps, step="starting")
+    command = [sys.executable, "-m", "benchmarks.measure", name, json.dumps(asdict(settings))]
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile("w+") as said:
+        own_cache = {} if settings.warm else {"TORCHINDUCTOR_CACHE_DIR": cache}
+        process = subprocess.Popen(
+            [*command, str(out / f"{name}.json")],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env={**os.environ, **own_cache},
+            cwd=Path(__file__).parents[1],
         )
-    update_compile, _ = timed(variants[f"update {SHARES[0]}"])
-    console.log(f"update compiled in {update_compile:.0f} s")
-    times = interleaved(variants, rounds)
-    medians = {name: statistics.median(seconds) * 1e3 for name, seconds in times.items()}
-    for row in rows:
-        name = f"update {row['edited_share']}"
-        row["update_ms"] = medians[name]
-        row["spread_ms"] = (max(times[name]) - min(times[name])) * 1e3
-        row["speedup_vs_dense"] = medians["dense eager"] / medians[name]
-        row["speedup_vs_compiled"] = medians["dense compiled"] / medians[name]
-    return {
-        "network": network.name,
-        "backend": backend,
-        "dilate": network.dilate,
-        "dense_ms": medians["dense eager"],
-        "dense_compiled_ms": medians["dense compiled"],
-        "record_ms": record * 1e3,
-        "baseline_mib": baseline.nbytes / 2**20,
-        "seconds": {
-            "dense_compile": dense_compile,
-            "capture_and_rewrite": capture,
-            "record_compile_and_run": record_first,
-            "update_compile_and_run": update_compile,
-        },
-        "edits": rows,
-    }
+        assert process.stdout is not None
+        for number, line in enumerate(process.stdout):
+            progress.update(task, completed=number, step=line.strip())
+            progress.refresh()
+        failed = process.wait() != 0
+        said.seek(0)
+        lines = said.read().splitlines()
+    progress.update(task, completed=settings.steps, step="failed" if failed else "done")
+    progress.refresh()
+    for line in lines[-15:] if failed else [x for x in lines if x.startswith(name)]:
+        progress.console.print(line, markup=False)
+    return not failed
 
 
-def _macs(sparse: SparseModule) -> dict[str, float]:
-    report = sparse.report()
-    bound = report.macs_dense / report.macs_update
-    return {"macs_dense": report.macs_dense, "macs_update": report.macs_update, "bound": bound}
-
-
-def environment() -> dict[str, Any]:
-    """What the figures depend on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+def measure_all(names: Sequence[str], settings: Settings, out: Path, again: bool) -> list[str]:
+    """Writes what is missing; returns the names of those that failed."""
+    now, failed = environment(), []
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    progress = Progress(
+        *columns, TextColumn("{task.fields[step]}"), console=console, auto_refresh=False
     )
-    cpu = Path("/proc/cpuinfo")
-    names = [x for x in cpu.read_text().splitlines() if "model name" in x] if cpu.exists() else []
-    return {
-        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
-        "settings": {name: os.environ.get(name, "default") for name in SETTINGS},
-    }
+    with progress:
+        for name in names:
+            if not again and is_current(load(out / f"{name}.json"), settings, now):
+                progress.console.print(f"{name}: measured already")
+            elif not run_apart(name, settings, out, progress):
+                failed.append(name)
+    return failed
 
 
-def table(result: dict[str, Any]) -> Table:
-    title = (
-        f"{result['network']}: dense {result['dense_ms']:.0f} ms, "
-        f"compiled {result['dense_compiled_ms']:.0f} ms"
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time dense runs against updates on the CPU.")
+    parser.add_argument("names", nargs="*", default=NETWORKS, metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="narrow networks, nothing compiled")
+    parser.add_argument("--again", action="store_true", help="measure what is measured already")
+    parser.add_argument("--warm", action="store_true", help="use inductor's cache: compile less")
+    parser.add_argument("--rounds", type=int, help=f"{Settings().rounds}; quick: {QUICK.rounds}")
+    parser.add_argument(
+        "--nodes", type=float, nargs="?", const=0.05, help="time the nodes of an edit of this share"
     )
-    view = Table(title=title)
-    for column in ("edited", "update ms", "spread", "vs compiled", "vs eager", "MAC bound", "plan"):
-        view.add_column(column, justify="right")
-    for row in result["edits"]:
-        view.add_row(
-            f"{row['edited_share']:.1%}",
-            f"{row['update_ms']:.0f}",
-            f"{row['spread_ms']:.0f}",
-            f"{row['speedup_vs_compiled']:.2f}x",
-            f"{row['speedup_vs_dense']:.2f}x",
-            f"{row['bound']:.2f}x",
-            f"{row['plan_ms']:.0f} ms",
-        )
-    return view
+    parser.add_argument("--out", type=Path, help="docs/benchmarks; quick: build/benchmarks")
+    options = parser.parse_args(arguments)
+    known = networks(narrow=False)
+    if unknown := set(options.names) - set(known):
+        parser.error(f"{unknown.pop()} is not one of {', '.join(known)}")
+    return options
 
 
-def main() -> None:
-    networks = full()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", choices=sorted(networks))
-    parser.add_argument("--backend", default="inductor", choices=["inductor", "eager"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
-    options = parser.parse_args()
-    torch.set_grad_enabled(False)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.names:
-        result = {**environment(), **measure(networks[name], options.backend, options.rounds)}
-        (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        console.print(table(result))
-        console.print({key: round(value) for key, value in result["seconds"].items()})
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    base = QUICK if options.quick else Settings()
+    rounds = options.rounds or base.rounds
+    settings = Settings(base.backend, rounds, base.narrow, options.warm, options.nodes)
+    out = options.out or Path("build" if options.quick else "docs") / "benchmarks"
+    out.mkdir(parents=True, exist_ok=True)
+    console.print("both sides:", " ".join(f"{k}={v}" for k, v in environment()["settings"].items()))
+    failed = measure_all(options.names, settings, out.absolute(), options.again)
+    results = [load(out / f"{n}.json") for n in options.names if n not in failed]
+    for result in results:
+        console.print(summary(result), edits_table(result), "")
+        if "nodes" in result and options.nodes is not None:
+            console.print(nodes_table(result), "")
+    if results:
+        console.print(overview(results))
+        plot(results, out / "speed.png")
+        console.print(f"Figures and {out / 'speed.png'} are in {out}.")
+    for name in failed:
+        console.print(f"[red]{name} failed[/]; its older figures, if any, are as they were")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

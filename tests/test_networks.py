@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.coverage import oracle, relative
+from benchmarks.masks import centred_square
 from benchmarks.networks import Network, full, small
-from benchmarks.speed import centred_square
 from sparsify import sparsify
 from sparsify.signature import bind
 

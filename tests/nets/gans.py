@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.spade import Norm, SpadeGenerator
 from tests.agreement import Example
 from tests.nets.gan_attention import BmmAttention, Cbam, SelfAttention
 from tests.nets.gan_base import LABELS, WIDTH
 from tests.nets.restorers import FourierUnit, NafBlock, RealEsrgan, SubPixel, Wavelets
-from tests.nets.spade import GauGan
 from tests.nets.stylegan import FeatureStyleGan, NoisyStyleGan
 from tests.nets.translation import AdaIn, cycle_gan, pix2pix
 
@@ -32,12 +32,13 @@ def _labels(batch: int, height: int, width: int, generator: torch.Generator | No
     return F.one_hot(numbers, LABELS).permute(0, 3, 1, 2).float()
 
 
-def _spade(norm: str, batch: int) -> Example:
+def _spade(norm: Norm, batch: int) -> Example:
     def draw(old: Tensor, generator: torch.Generator) -> Tensor:
         return _labels(batch, *old.shape[2:], generator).to(old)
 
-    inputs = {"labels": _labels(batch, 16, 24, None), "style": torch.randn(batch, 4)}
-    return Example(_settled(GauGan(norm), inputs), inputs, ("labels",), draw=draw)
+    inputs = {"labels": _labels(batch, 16, 24, None)}
+    model = SpadeGenerator(LABELS, WIDTH, WIDTH, norm, blocks=2)
+    return Example(_settled(model, inputs), inputs, ("labels",), draw=draw)
 
 
 def _style(batch: int) -> Example:

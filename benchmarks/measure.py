@@ -1,0 +1,290 @@
+"""All figures of one network, in a process of its own: ``python -m benchmarks.measure``.
+
+:mod:`benchmarks.speed` starts it. Each line that it prints names the next step.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.floors import Rates, total, weight_bytes
+from benchmarks.machine import environment, interleaved, rates, timed
+from benchmarks.masks import MASKS
+from benchmarks.networks import Network, full, small
+from benchmarks.nodes import measure_nodes
+from sparsify import Baseline, Plan, SparseModule, sparsify
+from sparsify.signature import bind
+
+SHARES = (0.012, 0.05, 0.15, 0.3, 0.6, 1.0)
+Step = Callable[[str], None]
+Run = Callable[[], Any]
+Times = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``backend`` "eager" compiles nothing; ``narrow`` networks have few channels; ``nodes`` is
+    the share of the edit of which single nodes are timed. Compilations start without a cache,
+    unless ``warm``."""
+
+    backend: str = "inductor"
+    rounds: int = 5
+    narrow: bool = False
+    warm: bool = False
+    nodes: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many :func:`measure` names."""
+        compiling, nodes = self.backend == "inductor", self.nodes is not None
+        return 6 + self.rounds + 2 * compiling + nodes
+
+
+def networks(narrow: bool) -> dict[str, Network]:
+    """By name. The terrain's network is small, and always whole."""
+    known = full()
+    return small() | {"terrain": known["terrain"]} if narrow else known
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The first argument is new in this share of the sites."""
+
+    share: float
+    mask: str
+    plan: Plan
+    args: tuple[Any, ...]
+    macs: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.share} {self.mask}"
+
+
+@dataclass
+class Prepared:
+    """A network, dense and rewritten, and everything that is to be timed, by name."""
+
+    model: nn.Module
+    weights: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sparse: SparseModule
+    baseline: Baseline
+    edits: list[Edit]
+    variants: dict[str, Run] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of what is done once."""
+
+    def update_inputs(self, edit: Edit) -> tuple[Any, ...]:
+        """Of the update graph."""
+        tables, _ = self.baseline.program.plan(edit.plan)
+        leaves = bind(self.model, edit.args, self.kwargs).leaves
+        return (*leaves, *tables, *(self.baseline.values or ()), *self.baseline.conditions)
+
+
+def prepare(network: Network, settings: Settings, step: Step) -> Prepared:
+    """Builds, records and compiles."""
+    step("building the network")
+    torch.manual_seed(0)
+    model, weights = _built(network)
+    args, kwargs = network.inputs()
+    step("capturing and rewriting")
+    sparse = sparsify(model, dilate=network.dilate, backend=settings.backend)
+    captured, _ = timed(lambda: sparse.graphs(*args, **kwargs))
+    _, baseline = sparse.record(*args, **kwargs)
+    edits = _edits(sparse, baseline, args)
+    result = Prepared(model, weights, args, kwargs, sparse, baseline, edits)
+    result.seconds["capture_and_rewrite"] = captured
+    result.variants["dense eager"] = lambda: model(*args, **kwargs)
+    result.variants["record"] = lambda: sparse.record(*args, **kwargs)
+    for edit in edits:
+        _add_update(result, edit, settings)
+    if settings.backend == "inductor":
+        _compile(result, step)
+    return result
+
+
+def _built(network: Network) -> tuple[nn.Module, str]:
+    """The network, and what its weights are."""
+    if network.trained is not None:
+        try:
+            return network.trained().eval(), "trained"
+        except (ImportError, OSError, RuntimeError) as error:
+            print(f"{network.name}: trained weights cannot be had: {error}", file=sys.stderr)
+    return network.build().eval(), "random"
+
+
+def _edits(sparse: SparseModule, baseline: Baseline, args: tuple[Any, ...]) -> list[Edit]:
+    edits = []
+    for share in SHARES:
+        for kind in MASKS if share < 1 else ("square",):
+            mask = MASKS[kind](baseline.program.grid, share)
+            plan = sparse.plan(mask)
+            new = torch.where(mask, torch.randn_like(args[0]), args[0])
+            edit = Edit(share, kind, plan, (new, *args[1:]), sparse.report().macs_update)
+            edits.append(edit)
+    return edits
+
+
+def _add_update(to: Prepared, edit: Edit, settings: Settings) -> None:
+    graph, inputs = to.baseline.program.graphs.update, to.update_inputs(edit)
+    to.variants[f"update eager {edit.name}"] = lambda: graph(*inputs)
+    to.variants[f"plan {edit.name}"] = lambda: to.sparse.plan(edit.plan.mask)
+    if settings.backend == "inductor":
+        to.variants[f"update compiled {edit.name}"] = lambda: to.sparse.update(
+            to.baseline, *edit.args, mask=edit.plan, **to.kwargs
+        )
+
+
+def _compile(to: Prepared, step: Step) -> None:
+    """The dense model with its weights frozen, and the update."""
+    step("compiling the dense model")
+    compiled = torch.compile(to.model)
+    to.variants["dense compiled"] = lambda: compiled(*to.args, **to.kwargs)
+    with inductor.patch(freezing=True):
+        to.seconds["dense_compile"], _ = timed(to.variants["dense compiled"])
+    step("compiling the update")
+    first = to.variants[f"update compiled {to.edits[0].name}"]
+    to.seconds["update_compile"], _ = timed(first)
+
+
+def measure(network: Network, settings: Settings, step: Step) -> dict[str, Any]:
+    """Everything that the JSON says of one network."""
+    step("measuring the machine")
+    machine = rates()
+    prepared = prepare(network, settings, step)
+    times = _taking_turns(prepared.variants, settings.rounds, step)
+    step("measuring memory")
+    runs = {name: run for name, run in prepared.variants.items() if not name.startswith("plan")}
+    peaks = {name: peak_mib(run) for name, run in runs.items()}
+    macs, baseline = prepared.sparse.report().macs_dense, prepared.baseline
+    dense = [times[name]["median_ms"] for name in times if name.startswith("dense")]
+    speed = Rates(macs / min(dense) * 1e3, machine["read_bytes_s"])
+    result = {
+        "network": network.name,
+        "weights": prepared.weights,
+        "parameters": sum(p.numel() for p in prepared.model.parameters()),
+        "dilate": network.dilate,
+        "machine": {**machine, "dense_macs_s": speed.macs},
+        "macs_dense": macs,
+        "dense_eager": times["dense eager"],
+        "dense_compiled": times.get("dense compiled"),
+        "record": times["record"],
+        "seconds": prepared.seconds,
+        "baseline_mib": baseline.nbytes / 2**20,
+        "update_weights_mib": weight_bytes(baseline.program.graphs.update) / 2**20,
+        "error_of_full_edit": _error(prepared),
+        "peak_mib": {name: mib for name, mib in peaks.items() if not name.startswith("update")},
+        "edits": [_row(prepared, edit, times, peaks, speed) for edit in prepared.edits],
+    }
+    if settings.nodes is not None:
+        step("timing nodes")
+        result["nodes"] = _nodes(prepared, settings, speed)
+    result["peak_process_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return result
+
+
+def _taking_turns(variants: dict[str, Run], rounds: int, step: Step) -> Times:
+    """Medians and spread of all variants."""
+    names = iter(["warming up", *(f"round {number + 1} of {rounds}" for number in range(rounds))])
+    seconds = interleaved({"": lambda: step(next(names)), **variants}, rounds)
+    return {name: _summary(seconds[name]) for name in variants}
+
+
+def _summary(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(1e3 * second for second in seconds)
+    median = statistics.median(ordered)
+    return {"median_ms": median, "min_ms": ordered[0], "max_ms": ordered[-1]}
+
+
+def peak_mib(run: Run) -> float:
+    """Most memory that tensors made by ``run`` take at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate((size for _, size in changes), initial=0)) / 2**20
+
+
+def _error(prepared: Prepared) -> float:
+    """Of an update of all sites, against the dense run, relative to its largest magnitude."""
+    edit = prepared.edits[-1]
+    want, got = (
+        torch.utils._pytree.tree_leaves(result)[0]
+        for result in (
+            prepared.model(*edit.args, **prepared.kwargs),
+            prepared.sparse.update(
+                prepared.baseline, *edit.args, mask=edit.plan, **prepared.kwargs
+            ),
+        )
+    )
+    return float((got - want).abs().max() / want.abs().max())
+
+
+def _row(
+    prepared: Prepared, edit: Edit, times: Times, peaks: dict[str, float], speed: Rates
+) -> dict[str, Any]:
+    """An edit's times and their floor; speed-ups are against the compiled model, if there is
+    one, and the floor is that of the compiled update, if there is one."""
+    eager, compiled = (f"update {how} {edit.name}" for how in ("eager", "compiled"))
+    best = times[compiled if compiled in times else eager]["median_ms"]
+    dense = times["dense compiled" if compiled in times else "dense eager"]["median_ms"]
+    tables, _ = prepared.baseline.program.plan(edit.plan)
+    weights = weight_bytes(prepared.baseline.program.graphs.update)
+    floor, by = speed.floor(edit.macs, weights + total(tables))
+    return {
+        "share": edit.share,
+        "mask": edit.mask,
+        "edited": float(edit.plan.mask.float().mean()),
+        "macs": edit.macs,
+        "mac_bound": prepared.sparse.report().macs_dense / edit.macs,
+        "update_eager": times[eager],
+        "update_compiled": times.get(compiled),
+        "plan": times[f"plan {edit.name}"],
+        "speedup": dense / best,
+        "speedup_eager": dense / times[eager]["median_ms"],
+        "tables_mib": total(tables) / 2**20,
+        "floor_ms": floor * 1e3,
+        "floor_by": by,
+        "over_floor": best / (floor * 1e3),
+        "peak_mib": {name: peaks[name] for name in (eager, compiled) if name in peaks},
+    }
+
+
+def _nodes(prepared: Prepared, settings: Settings, speed: Rates) -> list[dict[str, Any]]:
+    """Of the centred square nearest to the share that was asked for."""
+    assert settings.nodes is not None
+    share = min(SHARES, key=lambda known: abs(known - (settings.nodes or 0)))
+    edit = next(edit for edit in prepared.edits if edit.share == share)
+    graph = prepared.baseline.program.graphs.update
+    return measure_nodes(graph, prepared.update_inputs(edit), speed, settings.rounds)
+
+
+def main() -> None:
+    """``NAME SETTINGS FILE``: the settings as JSON, and the file to write."""
+    name, given, path = sys.argv[1:]
+    settings = Settings(**json.loads(given))
+    torch.set_grad_enabled(False)
+    network = networks(settings.narrow)[name]
+    result = measure(network, settings, lambda text: print(text, flush=True))
+    made = {"environment": environment(), "options": asdict(settings), **result}
+    Path(path).write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
