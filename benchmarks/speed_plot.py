@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.masks import MASKS
 from examples.demo_plots import ACCENT, INK, LINE, MUTED, STYLE
@@ -28,7 +28,8 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
             _panel(axis, result)
         for axis in grid[len(results) :]:
             axis.set_axis_off()
-        grid[0].legend(frameon=False, fontsize=7.5, loc="lower left")
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         against = "compiled" if results[0]["dense_compiled"] else "eager"
         figure.suptitle(
             f"Speed-up of an update over the {against} dense model, medians, CPU", weight="bold"
@@ -59,6 +60,5 @@ def _ticks(axis: Axes, result: dict[str, Any]) -> None:
     highest = max(max(row["mac_bound"], row["speedup"]) for row in result["edits"])
     steps = [step for step in (0.25, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200) if step <= highest]
     axis.set_yticks(steps)
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.minorticks_off()
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 WORST = 25
+LONGEST = 26  # names, of which the end says most
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -38,22 +39,21 @@ def summary(result: dict[str, Any]) -> str:
 def edits_table(result: dict[str, Any]) -> Table:
     """A row for each edit; speed-ups are against the compiled dense model, if there is one."""
     table = _table(
-        "edited", "mask", "eager ms", "compiled ms", "speed-up", "MAC bound", "floor ms",
-        "time / floor", "plan ms", "GMACs", "peak MiB",
+        "edited", "mask", "eager\nms", "compiled\nms", "+-", "speed\nup", "MAC\nbound",
+        "floor\nms", "time /\nfloor", "plan\nms", "peak\nMiB",
     )  # fmt: skip
     for row in result["edits"]:
         table.add_row(
-            f"{row['share']:.1%}",
+            f"{100 * row['share']:.3g}%",
             row["mask"],
-            _spread(row["update_eager"]),
-            _spread(row["update_compiled"]),
+            _cells(row["update_eager"])[0],
+            *_cells(row["update_compiled"]),
             f"{row['speedup']:.2f}x",
             f"{row['mac_bound']:.2f}x",
-            f"{row['floor_ms']:.1f} ({row['floor_by']})",
+            f"{row['floor_ms']:.1f}",
             f"{row['over_floor']:.2f}",
-            f"{row['plan']['median_ms']:.1f}",
-            f"{row['macs'] / 1e9:.2f}",
-            " / ".join(f"{mib:.0f}" for mib in row["peak_mib"].values()),
+            f"{row['plan']['median_ms']:.0f}",
+            f"{list(row['peak_mib'].values())[-1]:.0f}",
         )
     return table
 
@@ -61,19 +61,16 @@ def edits_table(result: dict[str, Any]) -> Table:
 def nodes_table(result: dict[str, Any]) -> Table:
     """The nodes that lose most time to their floor, and all of them together."""
     nodes = result["nodes"]
-    table = _table("node", "operator", "ms", "floor ms", "lost ms", "time / floor", "GMACs", "MiB")
+    table = _table("node", "operator", "ms", "floor\nms", "lost\nms", "GMACs")
     table.title = f"{result['network']}: the update's nodes, eagerly"
     for row in [*nodes[:WORST], _all(nodes)]:
-        ratio = f"{row['ms'] / row['floor_ms']:.1f}" if row["floor_ms"] else "-"
         table.add_row(
-            row["module"] or row["node"],
+            (row["module"] or row["node"])[-LONGEST:],
             row["operator"],
             f"{row['ms']:.2f}",
             f"{row['floor_ms']:.2f}",
             f"{row['lost_ms']:.2f}",
-            ratio,
             f"{row['macs'] / 1e9:.3f}",
-            f"{row['bytes'] / 2**20:.1f}",
         )
     return table
 
@@ -87,28 +84,33 @@ def _all(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def overview(results: Sequence[dict[str, Any]]) -> Table:
     """Speed-ups of the centred square, and how far they are from the floor."""
     shares = [row["share"] for row in results[0]["edits"] if row["mask"] == "square"]
-    table = _table("network", "dense ms", *(f"{share:.1%}" for share in shares))
+    table = _table("network", "dense ms", *(f"{100 * share:.3g}%" for share in shares))
     table.title = "speed-up over dense [dim](time over floor)[/], centred square"
     for result in results:
         dense = result["dense_compiled"] or result["dense_eager"]
         rows = [row for row in result["edits"] if row["mask"] == "square"]
-        cells = (f"{row['speedup']:.2f}x [dim]({row['over_floor']:.1f})[/]" for row in rows)
+        cells = (f"{row['speedup']:.2f}x\n[dim]({row['over_floor']:.1f})[/]" for row in rows)
         table.add_row(result["network"], f"{dense['median_ms']:.0f}", *cells)
     return table
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", pad_edge=False)
     for column in columns:
         is_text = column in ("mask", "node", "operator", "network")
-        table.add_column(column, justify="left" if is_text else "right")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     return table
 
 
-def _spread(time: dict[str, float] | None) -> str:
-    """Median, and the least and the most."""
+def _cells(time: dict[str, float] | None) -> tuple[str, str]:
+    """Median, and the distance to the farthest run."""
     if time is None:
-        return "-"
-    digits = 1 if time["median_ms"] < 100 else 0
-    low, middle, high = (f"{time[f'{k}_ms']:.{digits}f}" for k in ("min", "median", "max"))
-    return f"{middle} [dim]{low}-{high}[/]"
+        return "-", ""
+    median, digits = time["median_ms"], 1 if time["median_ms"] < 100 else 0
+    spread = max(median - time["min_ms"], time["max_ms"] - median)
+    return f"{median:.{digits}f}", f"[dim]{spread:.{digits}f}[/]"
+
+
+def _spread(time: dict[str, float] | None) -> str:
+    """Both in words."""
+    return "-" if time is None else " +- ".join(_cells(time))

@@ -1,0 +1,126 @@
+"""The CPU benchmark on a tiny network: what it writes, and what it does not measure twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sparsify.codegen import products
+from torch import nn
+
+from benchmarks.floors import Rates, weight_bytes
+from benchmarks.masks import MASKS
+from benchmarks.measure import SHARES
+from benchmarks.nodes import measure_nodes
+from benchmarks.speed import main
+
+NAME = "autoencoder-kl-decoder"
+COMMAND = [NAME, "--quick", "--rounds", "1", "--nodes"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    assert main([*COMMAND, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(out: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / f"{NAME}.json").read_text())
+    return loaded
+
+
+def test_json_says_what_was_measured(result: dict[str, Any]) -> None:
+    assert result["environment"].keys() >= {"cpu", "threads", "torch", "date", "commit", "settings"}
+    assert result["options"]["backend"] == "eager" and result["dense_compiled"] is None
+    edits = {(row["share"], row["mask"]) for row in result["edits"]}
+    assert edits == {(s, kind) for s in SHARES for kind in MASKS if s < 1 or kind == "square"}
+    assert result["error_of_full_edit"] <= 1e-4
+    assert result["peak_mib"]["record"] > result["peak_mib"]["dense eager"] > 0
+    for time in (result["dense_eager"], result["record"], *_times(result)):
+        assert 0 < time["min_ms"] <= time["median_ms"] <= time["max_ms"]
+
+
+def _times(result: dict[str, Any]) -> list[dict[str, float]]:
+    return [row[key] for row in result["edits"] for key in ("update_eager", "plan")]
+
+
+def test_floors(result: dict[str, Any]) -> None:
+    rate, memory = result["machine"]["dense_macs_s"], result["machine"]["read_bytes_s"]
+    for row in result["edits"]:
+        size = (result["update_weights_mib"] + row["tables_mib"]) * 2**20
+        floor = 1e3 * max(row["macs"] / rate, size / memory)
+        assert row["floor_ms"] == pytest.approx(floor)
+        assert row["over_floor"] == pytest.approx(row["update_eager"]["median_ms"] / floor)
+    whole = result["edits"][-1]
+    assert whole["macs"] == result["macs_dense"] and whole["mac_bound"] == 1
+
+
+def test_nodes_add_up(result: dict[str, Any]) -> None:
+    edit = next(row for row in result["edits"] if row["share"] == result["options"]["nodes"])
+    nodes = result["nodes"]
+    assert sum(node["macs"] for node in nodes) == pytest.approx(edit["macs"], rel=0.1)
+    lost = [node["lost_ms"] for node in nodes]
+    assert lost == sorted(lost, reverse=True)
+
+
+def test_plot_is_a_png(out: Path) -> None:
+    assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_measured_is_skipped(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (out / f"{NAME}.json").stat().st_mtime_ns
+    assert main([*COMMAND, "--out", str(out)]) == 0
+    assert (out / f"{NAME}.json").stat().st_mtime_ns == before
+    started: list[str] = []
+    monkeypatch.setattr(
+        "benchmarks.speed.run_apart", lambda name, *_: bool(started.append(name)) or True
+    )
+    main([*COMMAND, "--out", str(out), "--again"])
+    main([NAME, "--quick", "--rounds", "2", "--out", str(out)])  # other settings
+    assert started == [NAME, NAME]
+
+
+def test_failure_of_one_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "false")
+    assert main([*COMMAND, "--out", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (64, 64), (24, 96)])
+@pytest.mark.parametrize("share", SHARES)
+def test_masks_have_one_share(grid: tuple[int, int], share: float) -> None:
+    counts = {kind: int(make(grid, share).sum()) for kind, make in MASKS.items()}
+    assert counts["square"] == counts["strokes"]
+    assert counts["square"] == pytest.approx(share * grid[0] * grid[1], rel=0.35, abs=1)
+
+
+def test_floor_is_the_slower_of_arithmetic_and_memory() -> None:
+    rates = Rates(macs=10.0, bytes=2.0)
+    assert rates.floor(100, 4) == (10.0, "macs")
+    assert rates.floor(10, 4) == (2.0, "bytes")
+
+
+@pytest.mark.parametrize("few_rows", [False, True])
+def test_work_of_nodes(few_rows: bool) -> None:
+    """A 3x3 convolution at 5 of 9 sites, with the weight plain or in oneDNN's order, and a view."""
+    module, graph = nn.Module(), torch.fx.Graph()
+    weight = products.conv_weight(torch.randn(6, 4, 3, 3), 1, False, few_rows)
+    module.register_buffer("weight", weight)
+    x, table = graph.placeholder("x"), graph.placeholder("table")
+    arguments = (x, None, table, graph.get_attr("weight"), None)
+    conv = graph.call_function(products.gather_conv, arguments)
+    graph.output(graph.call_function(torch.transpose, (conv, 1, 2)))
+    traced = torch.fx.GraphModule(module, graph)
+    inputs = torch.randn(2, 4, 9), torch.zeros(5, 9, dtype=torch.long)
+    rows = measure_nodes(traced, inputs, Rates(1.0, 1.0), rounds=1)
+    by_name = {row["operator"]: row for row in rows}
+    assert weight_bytes(traced) == 4 * 6 * 4 * 9
+    assert by_name["gather_conv"]["macs"] == 2 * 5 * 6 * 4 * 9
+    assert by_name["gather_conv"]["bytes"] == 4 * (2 * 4 * 9 + 6 * 4 * 9 + 2 * 6 * 5) + 8 * 5 * 9
+    assert by_name["transpose"]["macs"] == by_name["transpose"]["bytes"] == 0
