@@ -53,7 +53,8 @@ class SpadeBlock(nn.Module):
         y = self.conv0(F.leaky_relu(self.norm0(x, labels), 0.2))
         y = self.conv1(F.leaky_relu(self.norm1(y, labels), 0.2))
         shortcut: Tensor = self.shortcut(self.norm(x, labels)) if self.has_shortcut else x
-        return shortcut + y
+        result: Tensor = shortcut + y
+        return result
 
 
 class SpadeGenerator(nn.Module):
