@@ -68,15 +68,20 @@ def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
 @torch.no_grad()
 def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]) -> Any:
     """The outputs of the blended dense run on the recorded graph."""
-    graph, masks = baseline.program.graphs.record, baseline.program.plan(plan)[1]
+    program = baseline.program
+    graph, tables = program.graphs.record, program.plan(plan)
+    if tables.is_dense:
+        inputs = program.large.edited_inputs(new, old, tables.masks)
+        outputs = program.graphs.dense(*inputs)
+        return program.large.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
     by_node = {
-        node: masks[node.meta["mask"].name]
+        node: tables.masks[node.meta["mask"].name]
         for node in graph.graph.nodes
         if isinstance(node.meta.get("mask"), Node)
     }
     dense = DenseRun(graph)
     dense.run(*old)
-    return Oracle(graph, dict(dense.env), by_node, baseline.program.config.norm).run(*new)[0]
+    return Oracle(graph, dict(dense.env), by_node, program.config.norm).run(*new)[0]
 
 
 def fallbacks(report: Report) -> list[dict[str, Any]]:

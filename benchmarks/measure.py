@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._inductor import config as inductor
+from torch.fx import GraphModule
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.floors import Rates, total, weight_bytes
@@ -89,11 +91,15 @@ class Prepared:
     seconds: dict[str, float] = field(default_factory=dict)
     """Of what is done once."""
 
-    def update_inputs(self, edit: Edit) -> tuple[Any, ...]:
-        """Of the update graph."""
-        tables, _ = self.baseline.program.plan(edit.plan)
+    def graph_run(self, edit: Edit) -> tuple[GraphModule, tuple[Any, ...]]:
+        """The graph that computes an edit, and its inputs."""
+        program = self.baseline.program
         leaves = bind(self.model, edit.args, self.kwargs).leaves
-        return (*leaves, *tables, *(self.baseline.values or ()), *self.baseline.conditions)
+        tables = program.plan(edit.plan)
+        if tables.is_dense:
+            return program.graphs.dense, leaves
+        recorded = (*self.baseline.expanded(), *self.baseline.conditions)
+        return program.graphs.update, (*leaves, *tables.tables, *recorded)
 
 
 def prepare(network: Network, settings: Settings, step: Step) -> Prepared:
@@ -141,7 +147,7 @@ def _edits(sparse: SparseModule, baseline: Baseline, args: tuple[Any, ...]) -> l
 
 
 def _add_update(to: Prepared, edit: Edit, settings: Settings) -> None:
-    graph, inputs = to.baseline.program.graphs.update, to.update_inputs(edit)
+    graph, inputs = to.graph_run(edit)
     to.variants[f"update eager {edit.name}"] = lambda: graph(*inputs)
     to.variants[f"plan {edit.name}"] = lambda: to.sparse.plan(edit.plan.mask)
     if settings.backend == "inductor":
@@ -186,6 +192,7 @@ def measure(network: Network, settings: Settings, step: Step) -> dict[str, Any]:
         "record": times["record"],
         "seconds": prepared.seconds,
         "baseline_mib": baseline.nbytes / 2**20,
+        "narrow_baseline": _narrow(prepared, network),
         "update_weights_mib": weight_bytes(baseline.program.graphs.update) / 2**20,
         "error_of_full_edit": _error(prepared),
         "peak_mib": {name: mib for name, mib in peaks.items() if not name.startswith("update")},
@@ -236,6 +243,22 @@ def _error(prepared: Prepared) -> float:
     return float((got - want).abs().max() / want.abs().max())
 
 
+def _narrow(prepared: Prepared, network: Network) -> dict[str, float]:
+    """A baseline in half the memory: how much it changes the picture of a 5 % edit."""
+    edit = next(edit for edit in prepared.edits if edit.share == 0.05)
+    options = {"dilate": network.dilate, "backend": "eager", "baseline_dtype": torch.bfloat16}
+    sparse = sparsify(prepared.model, **options)
+    _, baseline = sparse.record(*prepared.args, **prepared.kwargs)
+    got, want = (
+        torch.utils._pytree.tree_leaves(
+            module.update(recorded, *edit.args, mask=edit.plan.mask, **prepared.kwargs)
+        )[0]
+        for module, recorded in ((sparse, baseline), (prepared.sparse, prepared.baseline))
+    )
+    error = float((got - want).square().mean().sqrt() / (want.max() - want.min()))
+    return {"mib": baseline.nbytes / 2**20, "psnr_db": -20 * math.log10(max(error, 1e-10))}
+
+
 def _row(
     prepared: Prepared, edit: Edit, times: Times, peaks: dict[str, float], speed: Rates
 ) -> dict[str, Any]:
@@ -244,9 +267,9 @@ def _row(
     eager, compiled = (f"update {how} {edit.name}" for how in ("eager", "compiled"))
     best = times[compiled if compiled in times else eager]["median_ms"]
     dense = times["dense compiled" if compiled in times else "dense eager"]["median_ms"]
-    tables, _ = prepared.baseline.program.plan(edit.plan)
+    tables = prepared.baseline.program.plan(edit.plan)
     weights = weight_bytes(prepared.baseline.program.graphs.update)
-    floor, by = speed.floor(edit.macs, weights + total(tables))
+    floor, by = speed.floor(edit.macs, weights + total(tables.tables))
     return {
         "share": edit.share,
         "mask": edit.mask,
@@ -258,7 +281,9 @@ def _row(
         "plan": times[f"plan {edit.name}"],
         "speedup": dense / best,
         "speedup_eager": dense / times[eager]["median_ms"],
-        "tables_mib": total(tables) / 2**20,
+        "is_dense": tables.is_dense,
+        "restricted_mib": prepared.baseline.restrict(edit.plan).nbytes / 2**20,
+        "tables_mib": total(tables.tables) / 2**20,
         "floor_ms": floor * 1e3,
         "floor_by": by,
         "over_floor": best / (floor * 1e3),
@@ -271,8 +296,7 @@ def _nodes(prepared: Prepared, settings: Settings, speed: Rates) -> list[dict[st
     assert settings.nodes is not None
     share = min(SHARES, key=lambda known: abs(known - (settings.nodes or 0)))
     edit = next(edit for edit in prepared.edits if edit.share == share)
-    graph = prepared.baseline.program.graphs.update
-    return measure_nodes(graph, prepared.update_inputs(edit), speed, settings.rounds)
+    return measure_nodes(*prepared.graph_run(edit), speed, settings.rounds)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['parameters'] / 1e6:.0f} M, {result['macs_dense'] / 1e9:.1f} GMACs)\n"
         f"dense eager {_spread(result['dense_eager'])} ms, "
         f"compiled {_spread(result['dense_compiled'])} ms, record {_spread(result['record'])} ms\n"
-        f"baseline {result['baseline_mib']:.0f} MiB{compiled}, capture and rewrite "
+        f"{_baseline(result)}{compiled}, capture and rewrite "
         f"{seconds['capture_and_rewrite']:.0f} s\n"
         f"peak of the process {result['peak_process_mib']:.0f} MiB; beyond weights and inputs "
         + ", ".join(f"{name} {mib:.0f}" for name, mib in result["peak_mib"].items())
@@ -33,6 +33,16 @@ def summary(result: dict[str, Any]) -> str:
         f"(a product: {machine['product_macs_s'] / 1e9:.1f}), "
         f"reads {machine['read_bytes_s'] / gib:.1f}, copies {machine['copy_bytes_s'] / gib:.1f} "
         f"GiB/s; update of all sites against dense: {result['error_of_full_edit']:.1e}"
+    )
+
+
+def _baseline(result: dict[str, Any]) -> str:
+    narrow = result["narrow_baseline"]
+    edit = next(row for row in result["edits"] if row["share"] == 0.05)
+    return (
+        f"baseline {result['baseline_mib']:.0f} MiB, restricted to a 5% edit "
+        f"{edit['restricted_mib']:.0f}, in bfloat16 {narrow['mib']:.0f} "
+        f"(that edit then {narrow['psnr_db']:.0f} dB)"
     )
 
 

@@ -46,8 +46,8 @@ class Oracle(Interpreter):
             new = self._normalise(n)
         layout: Layout = n.meta["layout"]
         if n.target is ops.group_norm:
-            return (_blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
-        return _blend(layout, mask, new, self._baseline[n])
+            return (blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
+        return blend(layout, mask, new, self._baseline[n])
 
     def _normalise(self, n: Node) -> tuple[Tensor, Tensor, Tensor]:
         arguments: Any = self.map_nodes_to_values(n.args, n)
@@ -63,7 +63,7 @@ class Oracle(Interpreter):
         return y, mean, rstd
 
 
-def _blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` at the active positions of the axis of sites, and beside its grid."""
     space, dim = layout.space, layout.site_dim
     inside = mask.flatten().repeat(space.outer)

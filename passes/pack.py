@@ -16,8 +16,9 @@ from torch.fx import GraphModule, Node
 from .layout import Layout
 from .packed import Fold, Packed
 from .place import Place
+from .recompute import can_recompute, sources_pack
 from .rules import find_rule
-from .rules.base import is_edited, shape_of
+from .rules.base import shape_of
 
 aten = torch.ops.aten
 
@@ -28,12 +29,14 @@ class Pack:
     (stage "plan") and what the record graph must remember (stage "record") to the joint graph.
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
-    they are. ``padded`` tables have one of few sizes (:mod:`sparsify.codegen.tables`). Requires
+    they are. Maps are remembered in ``dtype``, if it is given and narrower than theirs. ``padded``
+    tables have one of few sizes (:mod:`sparsify.codegen.tables`). Requires
     layouts and masks; ensures that every update node depends on the other stages through
     recorded values, conditions and tables alone.
     """
 
     norm: Literal["updated", "baseline"] = "updated"
+    dtype: torch.dtype | None = None
     padded: bool = False
 
     def __call__(self, module: GraphModule) -> GraphModule:
@@ -208,13 +211,15 @@ class Packer:
         key = ("baseline_at", value, sites)
         if key not in self._memo:
             rule, layout = find_rule(value), value.meta["layout"]
-            if rule is not None and rule.cheap and _can_recompute(value):
+            if rule is not None and rule.cheap and can_recompute(value):
                 self._memo[key] = rule.emit(value, Place(self, sites, True))
             elif _by_rows(layout):
-                self._memo[key] = self.update(ops.take_rows, self._stored(value), sites)
+                rows = self.update(ops.take_rows, self._stored(value), sites)
+                self._memo[key] = self._widened(rows, value)
             else:
                 stored = self._stored(value)
-                self._memo[key] = self.update(ops.take, stored, sites, layout.site_dim)
+                taken = self.update(ops.take, stored, sites, layout.site_dim)
+                self._memo[key] = self._widened(taken, value)
         node: Node = self._memo[key]
         return node
 
@@ -225,8 +230,20 @@ class Packer:
             node = self.record(ops.to_rows, value)
         else:
             node = self._merged("record", layout, value)
+        node = self._narrowed("record", node, value)
         self._origin[node] = ("value", value)
         return node
+
+    def _narrowed(self, stage: str, x: Node, value: Node) -> Node:
+        """``x``, all of ``value``, as it is remembered."""
+        dtype = self._options.dtype
+        return self._shared(stage, aten.to.dtype, x, dtype) if _is_wider(value, dtype) else x
+
+    def _widened(self, x: Node, value: Node) -> Node:
+        """``x``, some of the remembered ``value``, as the model computes it."""
+        own = value.meta["val"].dtype
+        is_narrow = _is_wider(value, self._options.dtype)
+        return self._shared("update", aten.to.dtype, x, own) if is_narrow else x
 
     def _overlaid(self, value: Node, base: Node) -> Node:
         """The remembered form of ``value`` with the active sites replaced."""
@@ -236,6 +253,7 @@ class Packer:
             if _by_rows(layout):
                 full = self.update(aten.transpose.int, full, 1, 2)
             return full
+        base = self._widened(base, value)
         if _by_rows(layout):
             return self._shared("update", ops.overlay_rows, base, self._current[value], sites)
         dim = layout.site_dim
@@ -298,7 +316,7 @@ class Packer:
         mask, rule = node.meta["mask"], find_rule(node)
         if mask is None:
             new = self._static(node)
-        elif isinstance(mask, Node) and not _sources_pack(node):
+        elif isinstance(mask, Node) and not sources_pack(node):
             new = self._take(node, self._clone(node), self.own_sites(node))
         elif isinstance(mask, Node):
             assert rule is not None
@@ -353,7 +371,7 @@ class Packer:
         """What a recorded value becomes when the edit is made the new baseline."""
         kind, node = self._origin.get(recorded, ("plain", recorded))
         if kind == "value":
-            return self._overlaid(node, recorded)
+            return self._narrowed("update", self._overlaid(node, recorded), node)
         if kind in ("mean", "rstd"):
             x = node.all_input_nodes[0]
             return self.current_statistics(node, x)[kind == "rstd"]
@@ -367,33 +385,6 @@ def _by_rows(layout: Layout) -> bool:
     return layout.is_image and len(layout.dims) == 4
 
 
-def _sources_pack(node: Node) -> bool:
-    """False if some operand has its columns before its rows: then it is only known whole."""
-    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
-    return all(layout is None or layout.grid is None or layout.packable for layout in layouts)
-
-
-def _can_recompute(node: Node) -> bool:
-    """At the same positions, from operands that are packed too, and one of them on the grid."""
-    if not (_sources_pack(node) and _has_one_source(node)):
-        return False
-    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
-    around = {_around(x) for x in layouts if x is not None and x.grid is not None}
-    return around == {_around(node.meta["layout"])}
-
-
-def _around(layout: Layout) -> tuple[int, int, int]:
-    space = layout.space
-    return space.outer, space.before, space.after
-
-
-def _has_one_source(node: Node) -> bool:
-    """Recomputing through a sum of two maps would need both; then remembering it is smaller."""
-    if node.target is aten.cat.default:
-        return all(is_edited(arg) for arg in node.all_input_nodes)
-    grids = [
-        arg
-        for arg in node.all_input_nodes
-        if is_edited(arg) and isinstance(arg.meta["layout"], Layout) and arg.meta["layout"].grid
-    ]
-    return len(grids) == 1
+def _is_wider(value: Node, dtype: torch.dtype | None) -> bool:
+    own = value.meta["val"].dtype
+    return dtype is not None and own.is_floating_point and own.itemsize > dtype.itemsize

@@ -10,13 +10,15 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
 from .packed import Fold, Packed
+from .reads import Read, find_reads
 
 
 @dataclass(frozen=True)
 class ThreeGraphs:
     """The rewritten model.
 
-    record ``(*inputs) -> (outputs, baseline values, conditions)``; plan ``(mask) -> (tables,
+    record ``(*inputs) -> (outputs, baseline values, conditions)``; dense ``(*inputs) -> outputs``
+    is the model alone, for edits too large to gain from a baseline; plan ``(mask) -> (tables,
     masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit
     takes the same and returns ``(outputs, new baseline values)``. *Conditions* are what no edit
     reaches (embeddings of time and text); static ``(*inputs) -> conditions`` makes them anew
@@ -24,6 +26,7 @@ class ThreeGraphs:
     """
 
     record: GraphModule
+    dense: GraphModule
     plan: GraphModule
     static: GraphModule
     update: GraphModule
@@ -33,6 +36,10 @@ class ThreeGraphs:
     mask_names: tuple[str, ...]
     """The masks that the plan returns beside its tables."""
     folds: tuple[Fold, ...]
+    kept: tuple[str, ...]
+    """The model's node behind each baseline value."""
+    reads: tuple[Read | None, ...]
+    """Per baseline value: which of its rows an update reads."""
     most_rows: int | None = None
     """Of a table, for any mask; None where shapes were not propagated."""
 
@@ -62,15 +69,21 @@ class Partition:
         outputs = module.graph.output_node().args[0]
         new_inputs = [edited[n] for n in inputs]
         arguments = [*new_inputs, *tables, *baseline, *static]
+        update = _extract(module, arguments, packed.outputs, "Update")
+        given = update.graph.find_nodes(op="placeholder")[len(inputs) :]
+        remembered = given[len(tables) : len(tables) + len(baseline)]
         return ThreeGraphs(
             record=_extract(module, inputs, (outputs, baseline, conditions), "Record"),
+            dense=_extract(module, inputs, outputs, "Dense"),
             plan=_extract(module, mask, (tables, masks), "Plan"),
             static=_extract(module, new_inputs, static, "Static"),
-            update=_extract(module, arguments, packed.outputs, "Update"),
+            update=update,
             commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
             dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
             mask_names=tuple(n.name for n in masks),
             folds=tuple(packed.folds),
+            kept=tuple(_of_model(node).name for node in baseline),
+            reads=find_reads(remembered, given[: len(tables)]),
         )
 
 
@@ -95,6 +108,11 @@ def _read_by(tree: Any, stage: str) -> list[Node]:
     """The values of another ``stage`` that the update of ``tree`` reads."""
     nodes = _needed(tree, lambda node: node.meta["stage"] != "update")
     return [n for n in nodes if n.meta["stage"] == stage and n.op != "get_attr"]
+
+
+def _of_model(node: Node) -> Node:
+    """What a node that the compiler added is made of."""
+    return node if "val" in node.meta else _of_model(node.all_input_nodes[0])
 
 
 def _extract(module: GraphModule, inputs: list[Node], outputs: Any, name: str) -> GraphModule:

@@ -1,5 +1,6 @@
 """Make a generative PyTorch model fast to edit with: compute only what an edit touches."""
 
+from .baseline import Baseline
 from .codegen.errors import (
     BaselineError,
     CaptureError,
@@ -13,7 +14,7 @@ from .codegen.errors import (
 from .config import SparsifyConfig
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
-from .program import Baseline, Plan
+from .plan import Plan
 from .report import Report
 from .session import Session
 

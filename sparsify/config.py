@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
+import torch
+
 from .codegen.errors import ConfigError
 
 Policy = Literal["fixed", "exact"]
@@ -31,6 +33,11 @@ class SparsifyConfig:
     dense_share: float = 0.06
     """Policy "fixed" computes the smallest grids whole, up to this share of the model's MACs."""
 
+    dense_above: float = 0.85
+    """An update that would compute more than this share of the model's MACs runs the dense model
+    instead, which is then no slower; inputs and outputs are the baseline's outside the mask as
+    always. 1 never does."""
+
     norm: Norm = "updated"
     """Group norm statistics: corrected by what changed, or the baseline's as they are."""
 
@@ -43,6 +50,10 @@ class SparsifyConfig:
     [N, C, T, H, W], whose frames share one mask: numbers of any size, labels and truth values of
     the size of a picture among them."""
 
+    baseline_dtype: torch.dtype | None = None
+    """Remembered maps are rounded to torch.float16 or torch.bfloat16, in half the memory; outputs
+    and statistics are not. None keeps them as they are."""
+
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""
 
@@ -54,6 +65,12 @@ class SparsifyConfig:
             raise ConfigError(f"dilate={self.dilate!r}: a whole number of pixels, 0 or more")
         if not 0 <= self.dense_share < 1:
             raise ConfigError(f"dense_share={self.dense_share!r}: a share of MACs in [0, 1)")
+        if not 0 <= self.dense_above <= 1:
+            raise ConfigError(f"dense_above={self.dense_above!r}: a share of MACs in [0, 1]")
+        if self.baseline_dtype not in (None, torch.float16, torch.bfloat16):
+            raise ConfigError(
+                f"baseline_dtype={self.baseline_dtype!r}: None, torch.float16 or torch.bfloat16"
+            )
 
     @classmethod
     def names(cls) -> list[str]:

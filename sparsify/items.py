@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from .baseline import Baseline
 from .codegen.errors import MaskError
-from .program import Baseline
 from .signature import Call, bind
 
 

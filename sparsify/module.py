@@ -10,12 +10,14 @@ from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
+from .baseline import Baseline
 from .codegen.errors import BaselineError, ConfigError, MaskError
 from .config import SparsifyConfig
 from .items import committed, join, recorded_call, require_independent, split
 from .masks import check_mask
 from .passes.partition import ThreeGraphs
-from .program import Baseline, Plan, Program
+from .plan import Plan
+from .program import Program
 from .report import Report, make_report
 from .session import Editing, Recording, Session
 from .signature import Call, Signature, bind
@@ -177,8 +179,8 @@ class SparseModule(nn.Module):
         if self._last is None:
             raise BaselineError("record a run first: there is nothing to report")
         program, plan = self._last
-        masks = program.plan(plan)[1] if plan is not None else None
-        return make_report(program.joint, masks, program.graphs.update.meta.get("fused", ()))
+        tables = program.plan(plan) if plan is not None else None
+        return make_report(program.graphs, tables, program.kept_bytes)
 
     def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
         """The record, plan and update graphs for calls like this one."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -14,9 +13,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
+from .baseline import Baseline, Origin, Weights
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda
 from .codegen.errors import BaselineError, GridError, MaskError
 from .config import SparsifyConfig
+from .large_edits import LargeEdits
 from .masks import check_mask
 from .passes.analyze import AnalyzeLayout
 from .passes.capture import capture
@@ -26,52 +27,10 @@ from .passes.masks import PropagateMasks
 from .passes.pack import Pack
 from .passes.pipeline import Pipeline
 from .passes.verify import Inspect
+from .plan import Plan, Tables
 from .signature import Call
 
-Weights = tuple[tuple[int, int], ...]
-Origin = tuple["weakref.ref[Tensor]", int]
-"""A tensor and the version that it had."""
-
-
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """A recorded full run: its outputs, and the values that updates read. Never changed."""
-
-    program: Program
-    values: tuple[Tensor, ...] | None
-    """None where only ``items`` are known: after a commit with a mask for each."""
-    conditions: tuple[Tensor, ...]
-    """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
-    outputs: tuple[Any, ...]
-    inputs: tuple[Any, ...]
-    """Copies, for the caller may write to his."""
-    origins: tuple[Origin | None, ...]
-    """The caller's own, to know them again without reading them."""
-    weights: Weights
-    items: list[Baseline] = field(default_factory=list)
-    """One for each item of the batch, once items have masks of their own."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept for updates."""
-        own = sum(value.nbytes for value in (*(self.values or ()), *self.conditions))
-        return own + sum(item.nbytes for item in self.items)
-
-
-@dataclass(eq=False)
-class Plan:
-    """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
-
-    mask: Tensor
-    tables: dict[Program, tuple[list[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
-    is_empty: bool = False
-
-    @cached_property
-    def items(self) -> list[Plan]:
-        """The plan of each item of the batch; empty if they share one mask."""
-        if not isinstance(self.mask, Tensor) or self.mask.dim() != 3:
-            return []
-        return [] if bool((self.mask == self.mask[:1]).all()) else [Plan(m) for m in self.mask]
+Stage = Literal["record", "dense", "static", "update", "commit"]
 
 
 class Program:
@@ -98,7 +57,7 @@ class Program:
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
             PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
-            Pack(config.norm, padded=on_cuda),
+            Pack(config.norm, config.baseline_dtype, padded=on_cuda),
             Fuse() if on_cuda else None,
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
@@ -109,45 +68,55 @@ class Program:
             self._update = Compiled(self.graphs.update, sizes, self.graphs.most_rows, options)
             if on_cuda:
                 self._update, self._static = OnCuda(self._update), OnCuda(self._static)
+        self.kept_bytes: Counter[str] = Counter()
+        """Of the last baseline, by the name of the recorded value's node."""
+        self.large = LargeEdits(self.graphs.dense, config.dense_above)
         self._folded_for = self._weights()
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
         weights = self._weights()
         outputs, *values = self._run("record", *call.leaves)
-        return self._remembered(call, outputs, values, weights)
+        return self._remembered(call.leaves, outputs, values, weights)
 
     def _remembered(
-        self, call: Call, outputs: Any, values: Sequence[Any], weights: Weights
+        self, leaves: Sequence[Any], outputs: Any, values: Sequence[Any], weights: Weights
     ) -> tuple[Any, Baseline]:
         """The outputs for the caller, and a baseline that shares no memory with them."""
-        foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((call.leaves, outputs))}
+        foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((leaves, outputs))}
         kept, conditions = (tuple(_own(v, foreign) for v in part) for part in values)
-        inputs, origins = _copy(call.leaves), tuple(map(_origin, call.leaves))
+        self._require_finite(kept)
+        self.kept_bytes = Counter()
+        for name, value in zip(self.graphs.kept, kept, strict=True):
+            self.kept_bytes[name] += value.nbytes
+        inputs, origins = _copy(tuple(leaves)), tuple(map(_origin, leaves))
         results = _copy(tuple(outputs))
         baseline = Baseline(self, kept, conditions, results, inputs, origins, weights)
         return tree_unflatten(outputs, self._output_spec), baseline
 
-    def plan(self, plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The tables of a plan and the masks by name, made once."""
+    def plan(self, plan: Plan) -> Tables:
+        """The tables of a plan and its masks, made once."""
         if self not in plan.tables:
             # On the host, which then knows all sizes: no update waits for the device to tell.
             mask = check_mask(plan.mask, self.grid, self.batch, self.device).cpu()
             with torch.no_grad():
-                tables, masks = self.graphs.plan(mask)
+                tables, values = self.graphs.plan(mask)
+            masks = dict(zip(self.graphs.mask_names, values, strict=True))
+            is_dense = self.large.includes(masks)
+            if is_dense:
+                tables, masks = [], {k: _sent(m, self.device) for k, m in masks.items()}
             tables = [_sent(table, self.device) for table in tables]
-            plan.tables[self] = tables, dict(zip(self.graphs.mask_names, masks, strict=True))
-            plan.is_empty = not bool(mask.any())
+            plan.tables[self] = Tables(tables, masks, is_dense, not bool(mask.any()))
         return plan.tables[self]
 
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool
     ) -> tuple[Any, Baseline | None]:
         """The edited run from what an edit touches, and with ``commit`` its own baseline."""
-        tables, _ = self.plan(plan)
+        tables = self.plan(plan)
         weights = self.require_current(baseline)
-        assert baseline.values is not None
-        if plan.is_empty:
+        baseline.require(plan)
+        if tables.is_empty:
             if not (self._only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
                 raise MaskError(
                     "the mask is empty, other inputs changed, and an output does not lie on a "
@@ -155,15 +124,45 @@ class Program:
                 )
             result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
             return result, baseline if commit else None
+        if commit and baseline.restricted_to is not None:
+            raise BaselineError("a restricted baseline cannot be committed to: update the full one")
+        if tables.is_dense:
+            return self._update_densely(baseline, call, tables.masks, commit, weights)
         self._refold(weights)
         conditions = baseline.conditions
         if not self._same_inputs(baseline, call.leaves):
             conditions = self._run("static", *call.leaves)
-        inputs = (*call.leaves, *tables, *baseline.values, *conditions)
+        inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
         if not commit:
             return tree_unflatten(self._run("update", *inputs), self._output_spec), None
         outputs, values = self._run("commit", *inputs)
-        return self._remembered(call, outputs, (values, conditions), weights)
+        return self._remembered(call.leaves, outputs, (values, conditions), weights)
+
+    def _update_densely(
+        self,
+        baseline: Baseline,
+        call: Call,
+        masks: Mapping[str, Tensor],
+        commit: bool,
+        weights: Weights,
+    ) -> tuple[Any, Baseline | None]:
+        """The dense model, between inputs and outputs that are the recorded ones outside."""
+        inputs = self.large.edited_inputs(call.leaves, baseline.inputs, masks)
+        outputs, *values = (
+            self._run("record", *inputs) if commit else (self._run("dense", *inputs),)
+        )
+        outputs = self.large.edited_outputs(outputs, baseline.outputs, masks)
+        if not commit:
+            return tree_unflatten(outputs, self._output_spec), None
+        return self._remembered(inputs, outputs, values, weights)
+
+    def _require_finite(self, kept: Sequence[Tensor]) -> None:
+        """Raises :class:`BaselineError` for what grew too large for ``baseline_dtype``."""
+        for name, value in zip(self.graphs.kept, kept, strict=True):
+            if value.dtype == self.config.baseline_dtype == torch.float16 and value.isinf().any():
+                raise BaselineError(
+                    f"{name} does not fit into torch.float16: take baseline_dtype=torch.bfloat16"
+                )
 
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
@@ -201,7 +200,9 @@ class Program:
         nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]
         return all(isinstance(node.meta["mask"], Node) for node in nodes)
 
-    def _run(self, name: Literal["record", "static", "update", "commit"], *inputs: Any) -> Any:
+    def _run(
+        self, name: Literal["record", "dense", "static", "update", "commit"], *inputs: Any
+    ) -> Any:
         with torch.no_grad():
             if name in ("update", "static"):
                 return (self._update if name == "update" else self._static)(*inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,13 @@ from PIL import Image, ImageDraw
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from .passes.fuse import Fused
 from .passes.layout import Grid, Layout
 from .passes.macs import macs
+from .passes.partition import ThreeGraphs
+from .plan import Tables
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -40,6 +42,8 @@ class NodeReport:
     """Multiply-accumulates of the dense operator."""
     macs_now: int
     """The same for the update with the reported plan."""
+    kept: int
+    """Bytes of its value in the last baseline."""
     source: str
     """Line of the user's model."""
 
@@ -65,6 +69,11 @@ class Report:
     def macs_update(self) -> int:
         return sum(node.macs_now for node in self.nodes)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of the nodes' values in the last baseline."""
+        return sum(node.kept for node in self.nodes)
+
     def share(self, state: State) -> float:
         """Share of the dense MACs in nodes of one state."""
         return sum(n.macs for n in self.nodes if n.state == state) / max(self.macs_dense, 1)
@@ -82,29 +91,30 @@ class Report:
     def summary(self) -> Table:
         """Nodes and MACs by state."""
         table = Table(title="sparsify: what an update computes")
-        for column in ("state", "nodes", "MACs dense", "MACs now", "share of dense"):
+        for column in ("state", "nodes", "MACs dense", "MACs now", "share of dense", "kept"):
             table.add_column(column, justify="left" if column == "state" else "right")
         count = Counter(node.state for node in self.nodes)
         for state in ("packed", "dense", "static", "fallback"):
             of_state = [node for node in self.nodes if node.state == state]
             dense, now = sum(n.macs for n in of_state), sum(n.macs_now for n in of_state)
             share = f"{now / max(self.macs_dense, 1):.1%}"
-            table.add_row(state, str(count[state]), _big(dense), _big(now), share)
+            kept = _bytes(sum(n.kept for n in of_state))
+            table.add_row(state, str(count[state]), _big(dense), _big(now), share, kept)
         share = f"{self.macs_update / max(self.macs_dense, 1):.1%}"
         table.add_section()
         totals = (_big(self.macs_dense), _big(self.macs_update))
-        table.add_row("all", str(len(self.nodes)), *totals, share)
+        table.add_row("all", str(len(self.nodes)), *totals, share, _bytes(self.kept))
         return table
 
     def table(self, least: float = 0.005) -> Table:
         """The nodes with at least this share of the MACs, and every fallback."""
         table = Table(title=f"nodes with {least:.1%} of the MACs or more, and fallbacks")
-        for column in ("node", "operator", "grid", "state", "MACs dense", "now", "reason"):
+        for column in ("node", "operator", "grid", "state", "MACs dense", "now", "kept", "reason"):
             table.add_column(column)
         for n in self.nodes:
             if n.state == "fallback" or n.macs >= least * self.macs_dense > 0:
                 grid = f"{n.grid[0]}x{n.grid[1]}" if n.grid else ""
-                numbers = (_big(n.macs), _big(n.macs_now))
+                numbers = (_big(n.macs), _big(n.macs_now), _bytes(n.kept) if n.kept else "")
                 table.add_row(n.name, n.operator, grid, n.state, *numbers, n.reason)
         return table
 
@@ -137,26 +147,23 @@ class Report:
         sheet.save(path)
 
 
-def make_report(
-    joint: GraphModule, masks: Mapping[str, Tensor] | None, fused: Sequence[Fused] = ()
-) -> Report:
-    """``masks`` are a plan's, by the name of their node; without a plan all sites count."""
-    nodes = [n for n in joint.graph.nodes if n.op == "call_function" and _is_model(n)]
+def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, int]) -> Report:
+    """Of an update with ``tables``; without them all sites count. ``kept`` are the bytes of the
+    baseline, by node."""
+    nodes = [n for n in graphs.dense.graph.nodes if n.op == "call_function"]
+    masks = tables.masks if tables is not None else {}
     widest: dict[Grid, Tensor] = {}
-    for mask in (masks or {}).values():
+    for mask in masks.values():
         grid: Any = tuple(mask.shape)
         if grid not in widest or int(mask.sum()) > int(widest[grid].sum()):
             widest[grid] = mask
-    active = {name: float(mask.float().mean()) for name, mask in (masks or {}).items()}
-    return Report(tuple(_node(n, active) for n in nodes), widest, tuple(fused))
+    is_dense = tables is not None and tables.is_dense
+    active = {} if is_dense else {name: float(m.float().mean()) for name, m in masks.items()}
+    fused: tuple[Fused, ...] = graphs.update.meta.get("fused", ())
+    return Report(tuple(_node(n, active, kept) for n in nodes), widest, fused)
 
 
-def _is_model(node: Node) -> bool:
-    """A node of the user's model, not one that the compiler added."""
-    return node.meta.get("stage") == "record" and "val" in node.meta
-
-
-def _node(node: Node, active: Mapping[str, float]) -> NodeReport:
+def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> NodeReport:
     mask, layout = node.meta["mask"], node.meta["layout"]
     dense = macs(node)
     share = active.get(mask.name, 1.0) if isinstance(mask, Node) else 1.0
@@ -168,6 +175,7 @@ def _node(node: Node, active: Mapping[str, float]) -> NodeReport:
         grid=layout.grid if isinstance(layout, Layout) else None,
         macs=dense,
         macs_now=round(dense * share),
+        kept=kept.get(node.name, 0),
         source=_source(node),
     )
 
@@ -188,6 +196,10 @@ def _source(node: Node) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [line for line in lines if not line[0].startswith(_TORCH)]
     return ":".join(own[-1]) if own else ""
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"
 
 
 def _big(number: int) -> str:

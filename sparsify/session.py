@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .baseline import Baseline
 from .codegen.errors import SessionError, SignatureError
-from .program import Baseline, Plan, Program
+from .plan import Plan
+from .program import Program
 from .signature import Call
 
 
@@ -36,6 +38,11 @@ class Session:
     def nbytes(self) -> int:
         """Bytes kept of all calls."""
         return sum(baseline.nbytes for baseline in self.calls)
+
+    def restrict(self, mask: Tensor | Plan) -> None:
+        """Keeps of every call only what updates of ``mask`` need; see :meth:`Baseline.restrict`."""
+        plan = mask if isinstance(mask, Plan) else Plan(mask)
+        self.calls[:] = [baseline.restrict(plan) for baseline in self.calls]
 
     @contextmanager
     def editing(self, mask: Tensor | Plan) -> Iterator[Editing]:

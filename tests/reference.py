@@ -56,9 +56,13 @@ class Reference:
         self._dense_grids = policy.dense_grids(nodes)
         self._nodes = nodes
 
+    def widened(self, mask: Tensor) -> Tensor:
+        """The active sites of the input."""
+        return _dilate(mask, self.fixed.dilate)
+
     def masks(self, mask: Tensor) -> dict[Node, Tensor]:
         """The active mask of every node that is not computed whole."""
-        wide = _dilate(mask, self.fixed.dilate).double()[None]
+        wide = self.widened(mask).double()[None]
         masks: dict[Node, Tensor] = {}
         for node in self._nodes:
             layout = node.meta["layout"]

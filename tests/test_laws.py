@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sparsify import SparseModule, sparsify
+from sparsify import Baseline, MaskError, SparseModule, sparsify
 from tests import networks
 from tests.attention_steps import Attention
 from tests.channel_steps import Linear, Modulate, Norm, Pointwise, SqueezeExcite
@@ -71,7 +72,8 @@ def test_update_equals_the_oracle(
     """Also outside the mask the new image differs: there the recorded one counts."""
     before = recipe.inputs()
     after = recipe.inputs(1) if new_conditions else edit(recipe)
-    sparse, reference = wrapped(recipe, **vars(fixed)), Reference(recipe, fixed)
+    sparse = wrapped(recipe, dense_above=1.0, **vars(fixed))
+    reference = Reference(recipe, fixed)
     with as_on_cuda() if cuda else nullcontext():
         _, baseline = sparse.record(*before)
     allowed = tolerance(recipe, before, after)
@@ -130,6 +132,78 @@ def test_full_mask_with_new_conditions_equals_dense(recipe: Recipe, policy: Poli
     everything = torch.ones(recipe.grid, dtype=torch.bool)
     got = sparse.update(baseline, *after, mask=everything)
     assert_close(got, dense(recipe, after), tolerance(recipe, before, after))
+
+
+@FEWER
+@given(recipes(), MASKS, FIXED, st.booleans())
+def test_large_edits_run_the_dense_model(
+    recipe: Recipe, mask: MaskRecipe, fixed: Fixed, commit: bool
+) -> None:
+    """Between inputs and outputs that are the recorded ones outside the mask."""
+    active = mask.build(recipe.grid)
+    sparse, reference = wrapped(recipe, dense_above=0.0, **vars(fixed)), Reference(recipe, fixed)
+    before, after = recipe.inputs(), edit(recipe)
+    output, baseline = sparse.record(*before)
+    plan = sparse.plan(active)
+    if not plan.tables[baseline.program].is_dense:
+        return  # no matrix product that an edit reaches, or an empty mask
+    got = sparse.update(baseline, *after, mask=plan, commit=commit)
+    if commit:
+        got, baseline = got
+    image = torch.where(reference.widened(active), after[0], before[0])
+    wanted = dense(recipe, (image, *before[1:]))
+    allowed = tolerance(recipe, before, after)
+    sites = reference.active_outputs(active)
+    leaves = (tree_leaves(tree) for tree in (got, wanted, output))
+    for new, whole, old, inside in zip(*leaves, sites, strict=True):
+        assert_close(new, whole if inside is None else torch.where(inside, whole, old), allowed)
+    if commit:
+        again = sparse.update(baseline, image, *before[1:], mask=plan)
+        assert_close(again, got, allowed)
+
+
+@FEWER
+@given(recipes(), MASKS, POLICIES, FIXED)
+def test_restricted_baselines_serve_their_mask(
+    recipe: Recipe, mask: MaskRecipe, policy: Policy, fixed: Fixed
+) -> None:
+    active = mask.build(recipe.grid)
+    sparse = wrapped(recipe, policy=policy, **vars(fixed))
+    _, baseline = sparse.record(*recipe.inputs())
+    small = baseline.restrict(active)
+    assert small.nbytes <= baseline.nbytes
+    assert_same(
+        sparse.update(small, *edit(recipe), mask=active),
+        sparse.update(baseline, *edit(recipe), mask=active),
+    )
+    with pytest.raises(MaskError, match="restricted to another mask"):
+        sparse.update(small, *edit(recipe), mask=~active)
+
+
+@FEWER
+@given(recipes(), MASKS, FIXED, st.sampled_from([torch.float16, torch.bfloat16]))
+def test_narrow_baselines_differ_by_their_rounding_alone(
+    recipe: Recipe, mask: MaskRecipe, fixed: Fixed, dtype: torch.dtype
+) -> None:
+    """A commit keeps the narrow form."""
+    active, results = mask.build(recipe.grid), []
+    narrow = wrapped(recipe, baseline_dtype=dtype, **vars(fixed))
+    wide = wrapped(recipe, **vars(fixed))
+    _, rounded = narrow.record(*recipe.inputs())
+    _, baseline = wide.record(*recipe.inputs())
+    dtypes = {name: value.dtype for name, value in _kept(rounded)}
+    values = tuple(value.to(dtypes[name]).to(value.dtype) for name, value in _kept(baseline))
+    baseline = replace(baseline, values=values)
+    for sparse, recorded in ((narrow, rounded), (wide, baseline)):
+        got, new = sparse.update(recorded, *edit(recipe), mask=active, commit=True)
+        results.append(got)
+        assert [v.dtype for v in new.values] == [v.dtype for v in recorded.values]
+    assert_close(*results, tolerance(recipe, recipe.inputs(), edit(recipe)))
+
+
+def _kept(baseline: Baseline) -> list[tuple[str, Tensor]]:
+    """The recorded values, each with the name of its node in the model."""
+    return list(zip(baseline.program.graphs.kept, baseline.values, strict=True))
 
 
 @FEWER

@@ -1,0 +1,111 @@
+"""A recorded full run, and what is kept of it."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .codegen.errors import BaselineError, MaskError
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from .program import Program
+
+Weights = tuple[tuple[int, int], ...]
+Origin = tuple["weakref.ref[Tensor]", int]
+"""A tensor and the version that it had."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a recorded value that the updates of one plan read."""
+
+    values: Tensor
+    sites: Tensor
+    """int64 [R]: where they stand on axis ``dim``."""
+    dim: int
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @staticmethod
+    def of(value: Tensor, sites: Tensor, dim: int) -> Rows:
+        return Rows(value.index_select(dim, sites), sites, dim, value.shape, value.stride())
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def expanded(self) -> Tensor:
+        """The value, with anything where it is not read."""
+        like = self.values
+        full = torch.empty_strided(self.shape, self.stride, dtype=like.dtype, device=like.device)
+        return full.index_copy_(self.dim, self.sites, like)
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A recorded full run: its outputs, and the values that updates read. Never changed."""
+
+    program: Program
+    values: tuple[Tensor | Rows, ...] | None
+    """None where only ``items`` are known: after a commit with a mask for each."""
+    conditions: tuple[Tensor, ...]
+    """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
+    outputs: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    """Copies, for the caller may write to his."""
+    origins: tuple[Origin | None, ...]
+    """The caller's own, to know them again without reading them."""
+    weights: Weights
+    items: list[Baseline] = field(default_factory=list)
+    """One for each item of the batch, once items have masks of their own."""
+    restricted_to: Tensor | None = None
+    """The only mask that it still serves."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept for updates."""
+        own = sum(value.nbytes for value in (*(self.values or ()), *self.conditions))
+        return own + sum(item.nbytes for item in self.items)
+
+    def restrict(self, mask: Tensor | Plan) -> Baseline:
+        """This run for updates of one mask alone, in the memory that these need.
+
+        Maps of which an update reads active sites and halos shrink to those; what it reads whole
+        (keys and values) stays. Raises :class:`MaskError`, and :class:`BaselineError` where the
+        items of a batch have masks of their own.
+        """
+        plan = mask if isinstance(mask, Plan) else Plan(mask)
+        if plan.items or self.values is None:
+            raise BaselineError(
+                "the items of this batch have masks of their own: restrict to one mask [H, W]"
+            )
+        tables = self.program.plan(plan)
+        self.require(plan)
+        shared: dict[tuple[int, ...], Tensor] = {}
+        values = list(self.values)
+        for index, (value, read) in enumerate(zip(values, self.program.graphs.reads, strict=True)):
+            if read is None or tables.is_dense or isinstance(value, Rows):
+                continue
+            if read.tables not in shared:
+                shared[read.tables] = torch.cat([tables.tables[i] for i in read.tables]).unique()
+            values[index] = Rows.of(value, shared[read.tables], read.dim)
+        return replace(self, values=tuple(values), restricted_to=plan.mask.clone())
+
+    def require(self, plan: Plan) -> None:
+        """Raises :class:`MaskError` if updates of ``plan`` are not served any more."""
+        own, mask = self.restricted_to, plan.mask
+        if own is not None and not torch.equal(own.cpu(), mask.cpu()):
+            raise MaskError(
+                "this baseline was restricted to another mask: update from the one that it was "
+                "made of, or record again"
+            )
+
+    def expanded(self) -> tuple[Tensor, ...]:
+        """The values as the update graph takes them."""
+        assert self.values is not None
+        return tuple(v.expanded() if isinstance(v, Rows) else v for v in self.values)

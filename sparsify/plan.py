@@ -1,0 +1,39 @@
+"""What depends on a mask alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .program import Program
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a program made of a mask."""
+
+    tables: list[Tensor]
+    masks: dict[str, Tensor]
+    """bool [H, W], by the name of their node."""
+    is_dense: bool
+    """The edit is so large that the dense model runs instead of the update."""
+    is_empty: bool
+
+
+@dataclass(eq=False)
+class Plan:
+    """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
+
+    mask: Tensor
+    tables: dict[Program, Tables] = field(default_factory=dict)
+
+    @cached_property
+    def items(self) -> list[Plan]:
+        """The plan of each item of the batch; empty if they share one mask."""
+        if not isinstance(self.mask, Tensor) or self.mask.dim() != 3:
+            return []
+        return [] if bool((self.mask == self.mask[:1]).all()) else [Plan(m) for m in self.mask]
