@@ -29,8 +29,9 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks import zoo
-from benchmarks.speed import centred_square, environment
+from benchmarks.speed import environment
 from sparsify import Baseline, Plan, sparsify
+from sparsify.masks import centred_square
 from sparsify.report import Report
 from sparsify.signature import bind
 

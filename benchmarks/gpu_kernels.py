@@ -24,7 +24,8 @@ from sparsify.codegen.overlay_attention import key_bias, overlay_attention
 from sparsify.codegen.products import conv_weight
 from torch import Tensor
 
-from benchmarks.speed import centred_square, environment
+from benchmarks.speed import environment
+from sparsify.masks import centred_square
 
 CONVS = [  # (channels, side of the grid, active sites)
     *((320, 128, 4096), (320, 64, 4096), (640, 64, 1024), (1280, 32, 256), (1280, 32, 64)),

@@ -13,6 +13,10 @@ class ConfigError(SparsifyError, ValueError):
     """A configuration field has a value that cannot work."""
 
 
+class ModelError(SparsifyError, ValueError):
+    """What the command line names as a model cannot be built, or its inputs cannot be made."""
+
+
 class MaskError(SparsifyError, ValueError):
     """A mask has the wrong rank, dtype, size, device, or lies on no known grid."""
 

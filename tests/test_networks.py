@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.coverage import oracle, relative
 from benchmarks.networks import Network, full, small
-from benchmarks.speed import centred_square
 from sparsify import sparsify
+from sparsify.masks import centred_square
 from sparsify.signature import bind
 
 NAMES = sorted(small())
