@@ -4,6 +4,8 @@ from .codegen.errors import (
     BaselineError,
     CaptureError,
     ConfigError,
+    ExportError,
+    FolderError,
     GridError,
     MaskError,
     SessionError,
@@ -11,6 +13,7 @@ from .codegen.errors import (
     SparsifyError,
 )
 from .config import SparsifyConfig
+from .loader import load
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
 from .program import Baseline, Plan
@@ -22,6 +25,8 @@ __all__ = [
     "BaselineError",
     "CaptureError",
     "ConfigError",
+    "ExportError",
+    "FolderError",
     "GridError",
     "MaskError",
     "Plan",
@@ -34,5 +39,6 @@ __all__ = [
     "SparsifyError",
     "difference_mask",
     "dump",
+    "load",
     "sparsify",
 ]
