@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from operator import attrgetter
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import TreeSpec, tree_leaves
 
@@ -23,8 +23,16 @@ from .codegen.errors import ExportError
 from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
 from .codegen.export.programs import Arranged, Pure, arranging, program, pure
-from .folder import FORMATS, SIGNATURE, WEIGHTS, FolderSignature, GraphFile, Input, Value
-from .folder import write_signature
+from .folder import (
+    FORMATS,
+    SIGNATURE,
+    WEIGHTS,
+    FolderSignature,
+    GraphFile,
+    Input,
+    Value,
+    write_signature,
+)
 from .program import Program
 from .signature import Call
 
@@ -62,8 +70,8 @@ class _Exporter:
 
     def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
         self._sparse, self._model, self._call, self._format = sparse, model, call, format
-        self._inputs = _names(call)
         self._weights, self._tensors = _weights(sparse.joint)
+        self._inputs = _names(call, taken=set(self._tensors))
         graphs = sparse.graphs
         (outputs, kept, conditions), tables = _results(graphs.record), _results(graphs.plan)[0]
         self._made = {
@@ -72,6 +80,14 @@ class _Exporter:
             "condition": conditions,
             "table": tables,
         }
+        arranged: Arranged = {
+            fold.name: (self._weights[fold.parameter], fold.function, fold.args)
+            for fold in graphs.folds
+        }
+        # onnxruntime computes constants when a session is made; elsewhere a program does, once.
+        self._in_graph: Arranged = arranged if format == "onnx" else {}
+        self._arranged: Arranged = {} if format == "onnx" else arranged
+        self._weights |= {name: name for name in self._arranged}
         self._dynamic = {f"table.{i}" for i, grows in enumerate(graphs.dynamic) if grows}
         self._values = self._examples()
 
@@ -115,44 +131,45 @@ class _Exporter:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _functions(self) -> list[Pure]:
-        """The graphs, in an order in which each can be exported; values nobody reads left out."""
-        graphs, in_graph = self._sparse.graphs, self._format == "onnx"
-        arranged: Arranged = {
-            fold.name: (self._weights[fold.parameter], fold.function, fold.args)
-            for fold in graphs.folds
-        }
-        names = {**self._weights, **{name: name for name in arranged}}
-
-        def made(module: GraphModule, inputs: list[str], name: str, **outputs: list[Any]) -> Pure:
-            named = {
-                f"{kind}.{i}": node
-                for kind, nodes in outputs.items()
-                for i, node in enumerate(nodes)
-                if isinstance(node, Node) and (kind == "output" or f"{kind}.{i}" in read)
-            }
-            return pure(name, module, inputs, named, names, arranged if in_graph else {})
-
-        read: set[str] = set()
-        given = [f"{kind}.{i}" for kind in ("table", "baseline", "condition")
-                 for i in range(len(self._made[kind]))]
-        update = made(graphs.update, [*self._inputs, *given], "update",
-                      output=tree_leaves(_results(graphs.update)))
-        read.update(update.inputs)
-        record = made(graphs.record, self._inputs, "record", **{
-            kind: self._made[kind] for kind in ("output", "baseline", "condition")})
-        plan = made(graphs.plan, ["mask"], "plan", table=self._made["table"])
-        static = made(graphs.static, self._inputs, "static", condition=_results(graphs.static))
+        """The graphs, in an order in which each can be exported; what nobody reads is left out."""
+        graphs, made = self._sparse.graphs, self._made
+        kinds = ("table", "baseline", "condition")
+        given = [f"{kind}.{i}" for kind in kinds for i in range(len(made[kind]))]
+        results = {"output": tree_leaves(_results(graphs.update))}
+        update = self._pure("update", graphs.update, [*self._inputs, *given], results)
+        read = {*update.inputs, *update.outputs}
+        of_record = {kind: made[kind] for kind in ("output", "baseline", "condition")}
+        record = self._pure("record", graphs.record, self._inputs, of_record, read)
+        plan = self._pure("plan", graphs.plan, ["mask"], {"table": made["table"]}, read)
+        results = {"condition": _results(graphs.static)}
+        static = self._pure("static", graphs.static, self._inputs, results, read)
         functions = [record, plan, *([static] if static.outputs else ()), update]
-        needs = arranged and not in_graph
-        return [arranging(arranged), *functions] if needs else functions
+        return [arranging(self._arranged), *functions] if self._arranged else functions
+
+    def _pure(
+        self,
+        name: str,
+        graph: GraphModule,
+        inputs: list[str],
+        results: Mapping[str, list[Any]],
+        read: Container[str] | None = None,
+    ) -> Pure:
+        """``graph`` with results named by their kind; only those that are ``read``, if given."""
+        outputs = {
+            f"{kind}.{i}": node
+            for kind, nodes in results.items()
+            for i, node in enumerate(nodes)
+            if isinstance(node, Node) and (read is None or f"{kind}.{i}" in read)
+        }
+        return pure(name, graph, inputs, outputs, self._weights, self._in_graph)
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
         parameters = inspect.signature(self._model.forward).parameters.values()
         exchanged = {name for g in graphs.values() for name in (*g.inputs, *g.outputs)}
         config = asdict(sparse.config)
-        leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
         del config["backend"]
+        leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
         return FolderSignature(
             format=self._format,
             made_by={"sparsify": version("sparsify"), "torch": torch.__version__},
@@ -186,12 +203,14 @@ def _results(module: GraphModule) -> Any:
     return module.graph.output_node().args[0]
 
 
-def _names(call: Call) -> list[str]:
-    """One for each leaf of the call, fit for every format."""
+def _names(call: Call, taken: set[str]) -> list[str]:
+    """One for each leaf of the call, fit for every format, and none that is ``taken``."""
     names: list[str] = []
     for path in call.signature.names:
         name = re.sub(r"\W+", "_", path).strip("_")
-        names.append(name if name not in names else f"{name}_{len(names)}")
+        while name in taken or name in names:
+            name += "_"
+        names.append(name)
     return names
 
 

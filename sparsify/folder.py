@@ -134,8 +134,10 @@ def _from_json(content: dict[str, Any]) -> FolderSignature:
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-            for k, v in entry.items()}
+    return {
+        k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+        for k, v in entry.items()
+    }
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -194,9 +194,7 @@ class SparseModule(nn.Module):
         call = bind(self.model, args, kwargs)
         return whole(self.program(call).source(call))
 
-    def export(
-        self, path: str | Path, *args: Any, format: Format = "pt2", **kwargs: Any
-    ) -> None:
+    def export(self, path: str | Path, *args: Any, format: Format = "pt2", **kwargs: Any) -> None:
         """Writes record, plan and update for calls like this one as the folder ``path``.
 
         "pt2": torch.export programs; "onnx": models for onnxruntime; "aoti": compiled packages

@@ -18,9 +18,7 @@ def write(exported: ExportedProgram, function: Pure, path: Path) -> None:
 
     Raises :class:`ExportError`.
     """
-    names = {
-        kind: "\n".join(getattr(function, kind)) for kind in ("inputs", "weights", "outputs")
-    }
+    names = {kind: "\n".join(getattr(function, kind)) for kind in ("inputs", "weights", "outputs")}
     configs: dict[str, Any] = {"aot_inductor.metadata": names}
     try:
         torch._inductor.aoti_compile_and_package(
@@ -36,4 +34,4 @@ def write(exported: ExportedProgram, function: Pure, path: Path) -> None:
 def read(path: Path) -> Run:
     """Loads the code of a package into this process."""
     package = torch._inductor.aoti_load_package(str(path))
-    return lambda tensors: package(tuple(tensors))  # type: ignore[no-any-return]
+    return lambda tensors: package(tuple(tensors))

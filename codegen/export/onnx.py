@@ -60,8 +60,8 @@ def write(
     values = list(graph.inputs)
     for value, name in zip(values, (*function.inputs, *function.weights), strict=True):
         value.name = name
-    for value in values[len(function.inputs) :]:
-        place = stored[value.name]
+    for value, name in zip(values[len(function.inputs) :], function.weights, strict=True):
+        place = stored[name]
         assert value.dtype is not None
         value.const_value = ir.ExternalTensor(
             weights.name,
@@ -69,7 +69,7 @@ def write(
             place.length,
             value.dtype,
             shape=ir.Shape(place.shape),
-            name=value.name,
+            name=name,
             base_dir=weights.parent,
         )
         graph.inputs.remove(value)
@@ -91,8 +91,7 @@ def read(path: Path) -> Run:
         import onnxruntime
     except ImportError:
         raise FolderError(
-            "an ONNX folder is run by onnxruntime, which is missing: "
-            "pip install 'sparsify[export]'"
+            "an ONNX folder is run by onnxruntime, which is missing: pip install 'sparsify[export]'"
         ) from None
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -19,6 +19,7 @@ from torch.fx.experimental import _config as symbolic_config
 
 from ..errors import ExportError
 
+_any_size = symbolic_config.patch  # type: ignore[attr-defined]
 Arranged = Mapping[str, tuple[str, Callable[..., Tensor], tuple[Any, ...]]]
 """Constants made from weights: name -> (weight, function, further arguments)."""
 
@@ -45,7 +46,8 @@ def pure(
     """The part of ``module`` that makes ``outputs``; ``inputs`` name its placeholders.
 
     What is not read is left out. Attributes in ``arranged`` are made in the graph, others are
-    weights, whose names ``weights`` gives. Results are contiguous: nobody has to agree about the layout of what is handed on.
+    weights, whose names ``weights`` gives. Results are contiguous: nobody has to agree about the
+    layout of what is handed on.
     """
     graph = Graph()
     given = module.graph.find_nodes(op="placeholder")
@@ -67,9 +69,9 @@ def pure(
     graph.output(tuple(_contiguous(graph, copies[node]) for node in outputs.values()))
     graph.eliminate_dead_code()
     names = _read(graph, names)
-    by_name = _read(graph, {node: weight for weight, node in by_name.items()})
+    taken = _read(graph, {node: weight for weight, node in by_name.items()})
     module = GraphModule(module, graph)
-    return Pure(name, module, tuple(names.values()), tuple(by_name.values()), tuple(outputs))
+    return Pure(name, module, tuple(names.values()), tuple(taken.values()), tuple(outputs))
 
 
 def arranging(arranged: Arranged) -> Pure:
@@ -95,12 +97,14 @@ def program(
     shapes = tuple({0: Dim.AUTO} if name in dynamic else None for name in names)
     try:
         # No size is 1 or not: where it matters, what is right for all sizes is traced.
-        with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
+        with torch.no_grad(), _any_size(backed_size_oblivious=True):
             exported = torch.export.export(
                 _Named(function.module), (examples,), dynamic_shapes=(shapes,), strict=False
             )
     except Exception as error:
-        raise ExportError(f"the {function.name} graph cannot be exported: {reason(error)}") from error
+        raise ExportError(
+            f"the {function.name} graph cannot be exported: {reason(error)}"
+        ) from error
     # What guards say about sizes is that the general path was taken; it holds for 1 as well.
     exported._guards_code.clear()
     _require_stock(function.name, exported)
@@ -154,9 +158,7 @@ def _require_stock(name: str, exported: ExportedProgram) -> None:
             )
 
 
-def _require_unknown(
-    function: Pure, exported: ExportedProgram, dynamic: AbstractSet[str]
-) -> None:
+def _require_unknown(function: Pure, exported: ExportedProgram, dynamic: AbstractSet[str]) -> None:
     """Raises :class:`ExportError` if a size that has to stay unknown was fixed."""
     placeholders = exported.graph.find_nodes(op="placeholder")
     for name, node in zip(function.inputs, placeholders, strict=False):

@@ -30,7 +30,7 @@ def read(path: Path) -> Run:
     if pickled:
         raise FolderError(f"{path.name} has pickles ({pickled[0]}), an export none: export again")
     module = torch.export.load(path).module(check_guards=False)
-    return lambda tensors: module(tuple(tensors))  # type: ignore[no-any-return]
+    return lambda tensors: module(tuple(tensors))
 
 
 def _is_pickle(archive: zipfile.ZipFile, file: zipfile.ZipInfo) -> bool:
