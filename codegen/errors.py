@@ -37,5 +37,13 @@ class SessionError(SparsifyError, RuntimeError):
     """A sampler's call while editing does not match the recorded one."""
 
 
+class ExportError(SparsifyError, RuntimeError):
+    """A model cannot be written in a format."""
+
+
+class FolderError(SparsifyError, ValueError):
+    """An exported folder is damaged, of another version, or lacks what runs it."""
+
+
 class VerifyError(SparsifyError, AssertionError):
     """A pass left a graph that breaks an invariant; a defect of sparsify itself."""

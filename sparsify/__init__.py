@@ -4,6 +4,8 @@ from .codegen.errors import (
     BaselineError,
     CaptureError,
     ConfigError,
+    ExportError,
+    FolderError,
     GridError,
     MaskError,
     ModelError,
@@ -12,6 +14,7 @@ from .codegen.errors import (
     SparsifyError,
 )
 from .config import SparsifyConfig
+from .loader import load
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
 from .program import Baseline, Plan
@@ -23,6 +26,8 @@ __all__ = [
     "BaselineError",
     "CaptureError",
     "ConfigError",
+    "ExportError",
+    "FolderError",
     "GridError",
     "MaskError",
     "ModelError",
@@ -36,5 +41,6 @@ __all__ = [
     "SparsifyError",
     "difference_mask",
     "dump",
+    "load",
     "sparsify",
 ]
