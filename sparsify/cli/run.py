@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import ast
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-import sparsify
-
 from ..codegen.errors import SignatureError
+from ..folder import FolderSignature
+from ..loader import load
 from ..masks import difference_mask
 from ..timing import timed
 from . import pictures
@@ -67,81 +68,86 @@ def command(
 
     Pictures are RGB or grey in [0, 1]; pixels that differ between them are the edit.
     """
-    network = sparsify.load(path)
-    inputs = [_Input.of(entry) for entry in network.signature["inputs"]]
-    edited = _edited(inputs)
-    others = _others([entry for entry in inputs if entry != edited], dict(input or ()))
-    old, new = (pictures.read(file, edited.shape).to(edited.dtype) for file in (before, after))
-
-    def arguments(picture: Tensor) -> list[Tensor]:
-        return [picture if entry == edited else others[entry.name] for entry in inputs]
-
+    network = load(path)
+    edited, shape, dtype = _edited(network.signature)
+    others = _others(network.signature, edited, dict(input or ()))
+    old, new = (pictures.read(file, shape).to(dtype) for file in (before, after))
     mask = difference_mask(old, new, threshold=HALF_A_LEVEL)
-    recorded, (output, baseline) = timed(lambda: network.record(*arguments(old)))
-    console.print(f"record {recorded:.0f} ms")
+    spent, (output, baseline) = timed(lambda: network.record(**{edited: old}, **others))
+    console.print(f"record {spent:.0f} ms")
     if mask.any():
-        updated, output = timed(lambda: network.update(baseline, *arguments(new), mask=mask))
+        update = partial(network.update, baseline, mask=mask, **{edited: new}, **others)
+        spent, output = timed(update)
         share = f"{float(mask.float().mean()):.2%} of the pixels are edited"
-        console.print(f"update {updated:.0f} ms, {share}")
+        console.print(f"update {spent:.0f} ms, {share}")
     else:
-        console.print("nothing changed: both pictures are the same, so the recorded output is it")
+        console.print("nothing changed between the pictures: the recorded output is written")
     pictures.write(_shown(output), out)
     console.print(f"written to {out}", markup=False, highlight=False)
 
 
-@dataclass(frozen=True)
-class _Input:
-    """An input that the exported network takes."""
+def _edited(signature: FolderSignature) -> tuple[str, tuple[int, ...], torch.dtype]:
+    """Name, shape and dtype of the input that is the picture."""
+    tensors = [(entry, _value(signature, entry.name)) for entry in signature.inputs if entry.name]
+    for entry, (shape, dtype) in tensors:
+        if entry.grid is not None and pictures.is_picture(shape):
+            return entry.path, shape, dtype
+    shapes = ", ".join(f"{entry.path} {list(shape)}" for entry, (shape, _) in tensors)
+    raise SignatureError(
+        f"no input is one picture of 1 or 3 channels ({shapes}): use sparsify.load in Python"
+    )
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> _Input:
-        return cls(entry["name"], tuple(entry["shape"]), getattr(torch, entry["dtype"]))
-
-    def value(self, text: str) -> Tensor:
-        """A number for all of it, or the array of a file. Raises :class:`SignatureError`."""
-        if not text.endswith(".npy"):
-            try:
-                return torch.full(self.shape, float(text)).to(self.dtype)
-            except ValueError:
-                raise SignatureError(f"{self.name}={text}: give a number or a file.npy") from None
-        try:
-            array = torch.from_numpy(np.load(text))
-        except (OSError, ValueError) as error:
-            raise SignatureError(f"{self.name}={text} cannot be read: {error}") from None
-        if tuple(array.shape) != self.shape:
+def _others(signature: FolderSignature, edited: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The inputs beside the picture: constants as exported, tensors as given."""
+    rest = [entry for entry in signature.inputs if entry.path != edited]
+    tensors = [entry.path for entry in rest if entry.name]
+    if unknown := sorted(set(given) - set(tensors)):
+        names = ", ".join(tensors) or "there are none"
+        raise SignatureError(f"{unknown[0]!r} is not among the other inputs: {names}")
+    values: dict[str, Any] = {}
+    for entry in rest:
+        if not entry.path.isidentifier():
+            raise SignatureError(f"{entry.path} lies in a container: use sparsify.load in Python")
+        if entry.name is None:
+            values[entry.path] = ast.literal_eval(str(entry.constant))
+        elif entry.path in given:
+            shape, dtype = _value(signature, entry.name)
+            values[entry.path] = _tensor(f"{entry.path}={given[entry.path]}", shape).to(dtype)
+        else:
             raise SignatureError(
-                f"{self.name}={text} is {list(array.shape)} but {list(self.shape)} was exported: "
-                "save an array of that shape"
+                f"{entry.path} is missing: add --input {entry.path}=NUMBER, or a FILE.npy"
             )
-        return array.to(self.dtype)
+    return values
 
 
-def _edited(inputs: Sequence[_Input]) -> _Input:
-    found = [entry for entry in inputs if pictures.is_picture(entry.shape)]
-    if not found:
-        shapes = ", ".join(f"{entry.name} {list(entry.shape)}" for entry in inputs)
+def _value(signature: FolderSignature, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+    value = signature.values[name]
+    # None is a size that is known once a mask is: inputs have none
+    return tuple(size for size in value.shape if size is not None), getattr(torch, value.dtype)
+
+
+def _tensor(pair: str, shape: tuple[int, ...]) -> Tensor:
+    """Of ``name=value``: a number for all of ``shape``, or the array of a file."""
+    _, _, text = pair.partition("=")
+    if not text.endswith(".npy"):
+        try:
+            return torch.full(shape, float(text), dtype=torch.float64)
+        except ValueError:
+            raise SignatureError(f"{pair}: give a number or a file.npy") from None
+    try:
+        array = torch.from_numpy(np.load(text))
+    except (OSError, ValueError, TypeError) as error:
+        raise SignatureError(f"{pair} cannot be read: {error}: save it with numpy.save") from None
+    if tuple(array.shape) != shape:
         raise SignatureError(
-            f"no input is one picture of 1 or 3 channels ({shapes}): use sparsify.load in Python"
+            f"{pair} is {list(array.shape)} but {list(shape)} was exported: save that shape"
         )
-    return found[0]
-
-
-def _others(inputs: Sequence[_Input], given: Mapping[str, str]) -> dict[str, Tensor]:
-    names = [entry.name for entry in inputs]
-    if unknown := sorted(set(given) - set(names)):
-        raise SignatureError(f"{unknown[0]!r} is not among its other inputs: {', '.join(names)}")
-    if missing := [name for name in names if name not in given]:
-        raise SignatureError(
-            f"{missing[0]} is missing: add --input {missing[0]}=NUMBER or FILE.npy"
-        )
-    return {entry.name: entry.value(given[entry.name]) for entry in inputs}
+    return array
 
 
 def _shown(output: Any) -> Tensor:
+    """The first picture of the outputs."""
     for leaf in tree_leaves(output):
         if isinstance(leaf, Tensor) and pictures.is_picture(tuple(leaf.shape)):
             return leaf
