@@ -30,8 +30,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks import zoo
 from benchmarks.machine import environment
-from benchmarks.masks import centred_square
 from sparsify import Baseline, Plan, sparsify
+from sparsify.masks import centred_square
 from sparsify.report import Report
 from sparsify.signature import bind
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from benchmarks.machine import environment
-from benchmarks.masks import centred_square
 from benchmarks.networks import Network, full
 from sparsify import sparsify
+from sparsify.masks import centred_square
+from sparsify.timing import interleaved, medians
 
 SHARES = (0.012, 0.05, 0.15, 0.3, 1.0)
 KNOWN = ("ddpm-church-256", "stable-diffusion-1.5", "stable-diffusion-xl")
@@ -106,42 +106,17 @@ def measure(
         variants[f"update {share}"] = lambda edited=edited, plan=plan: sparse.update(
             baseline, *edited, mask=plan, **kwargs
         )
-    times = interleaved(variants, device, rounds)
-    medians = {name: statistics.median(of) for name, of in times.items()}
+    times = interleaved(variants, rounds, warm_up=3, device=device)
+    medial = medians(times)
     return {
         "network": network.name,
         "dtype": str(dtype).removeprefix("torch."),
         "baseline_mib": baseline.nbytes / 2**20,
-        "milliseconds": medians,
+        "milliseconds": medial,
         "spread": {name: max(of) - min(of) for name, of in times.items()},
-        "speedup": {s: medians["dense compiled"] / medians[f"update {s}"] for s in SHARES},
+        "speedup": {s: medial["dense compiled"] / medial[f"update {s}"] for s in SHARES},
         "mac_bound": bounds,
     }
-
-
-def interleaved(
-    variants: dict[str, Callable[[], Any]], device: torch.device, rounds: int
-) -> dict[str, list[float]]:
-    """Milliseconds of every variant, all of them once a round, after three to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(-3, rounds):
-        for name, run in variants.items():
-            milliseconds = timed(run, device)
-            if number >= 0:
-                times[name].append(milliseconds)
-    return times
-
-
-def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Milliseconds on the device, from an idle one to an idle one."""
-    module = torch.get_device_module(device)
-    start, end = (module.Event(enable_timing=True) for _ in range(2))
-    module.synchronize()
-    start.record()
-    run()
-    end.record()
-    module.synchronize()
-    return float(start.elapsed_time(end))
 
 
 def table(result: dict[str, Any]) -> Table:

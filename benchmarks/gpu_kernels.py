@@ -25,7 +25,7 @@ from sparsify.codegen.products import conv_weight
 from torch import Tensor
 
 from benchmarks.machine import environment
-from benchmarks.masks import centred_square
+from sparsify.masks import centred_square
 
 CONVS = [  # (channels, side of the grid, active sites)
     *((320, 128, 4096), (320, 64, 4096), (640, 64, 1024), (1280, 32, 256), (1280, 32, 64)),

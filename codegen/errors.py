@@ -13,6 +13,10 @@ class ConfigError(SparsifyError, ValueError):
     """A configuration field has a value that cannot work."""
 
 
+class ModelError(SparsifyError, ValueError):
+    """What the command line names as a model cannot be built, or its inputs cannot be made."""
+
+
 class MaskError(SparsifyError, ValueError):
     """A mask has the wrong rank, dtype, size, device, or lies on no known grid."""
 
@@ -31,6 +35,14 @@ class BaselineError(SparsifyError, ValueError):
 
 class SessionError(SparsifyError, RuntimeError):
     """A sampler's call while editing does not match the recorded one."""
+
+
+class ExportError(SparsifyError, RuntimeError):
+    """A model cannot be written in a format."""
+
+
+class FolderError(SparsifyError, ValueError):
+    """An exported folder is damaged, of another version, or lacks what runs it."""
 
 
 class VerifyError(SparsifyError, AssertionError):

@@ -53,6 +53,8 @@ def blocked(weight: Tensor) -> Tensor:
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return weight
+    if torch.compiler.is_exporting():  # other libraries have other orders
+        return weight
     order: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _MIN_BLOCK)
     return order
 
@@ -65,7 +67,7 @@ def linear_weight(weight: Tensor, few_rows: bool) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, few_rows: bool) -> Tensor:
     """``x @ weight.T + bias`` for rows x [..., C_in] and a weight from :func:`linear_weight`."""
-    if not few_rows:
+    if not few_rows or torch.compiler.is_exporting():
         return torch.nn.functional.linear(x, weight, bias)
     out: Tensor = torch.ops.sparsify.blocked_linear(x, weight, bias)
     return out
@@ -118,7 +120,9 @@ def gather_conv(
     weight from :func:`conv_weight` -> packed [N, C_out, S_out].
     """
     rows = overlay_halo(x, halo, 0.0)
-    out: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
+    exporting = torch.compiler.is_exporting()
+    product: Any = gather_matmul_reference if exporting else torch.ops.sparsify.gather_matmul
+    out: Tensor = product(rows, kernel_map, weight, bias)
     return out.transpose(1, 2)
 
 
@@ -129,6 +133,10 @@ def gather_matmul_reference(
     groups, depth, width = weight.shape
     taps = kernel_map.shape[1]
     taken = rows.index_select(1, kernel_map.reshape(-1))
+    if groups == 1:
+        flat = taken.reshape(-1, depth)
+        product = flat @ weight[0] if bias is None else torch.addmm(bias, flat, weight[0])
+        return product.view(rows.shape[0], -1, width)
     grouped = taken.view(rows.shape[0], -1, taps, groups, depth // taps)
     columns = grouped.permute(0, 3, 1, 2, 4).reshape(rows.shape[0], groups, -1, depth)
     out = (columns @ weight).transpose(1, 2).reshape(rows.shape[0], -1, groups * width)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from examples.demo_plots import Edit, superres_panel, terrain_panel
 from examples.realesrgan import load_realesrgan
 from examples.terrain import Network, denoise, generate, load_terrain
 from sparsify import Report, Session, SparseModule, difference_mask, sparsify
+from sparsify.timing import interleaved, medians
 
 SIGMAS = (1.0, 0.3)
 """Noise levels at which an edited terrain is refined."""
@@ -141,17 +141,6 @@ def refine(net: Network, height: Tensor, noises: Sequence[Tensor]) -> list[Tenso
     return estimates[1:]
 
 
-def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median time of each run in ms; the runs take turns, so all see the same load."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
-
-
 def _costs(times: Mapping[str, float], report: Report) -> dict[str, Any]:
     return {
         "dense_ms": times["dense"],
@@ -196,7 +185,7 @@ def _edit_terrain(
         psnr_sigma1_db=psnr(now[0], dense[0], 2),
         psnr_sigma1_inside_db=psnr(now[0], dense[0], 2, mask),
         max_abs_difference=float((now[-1] - dense[-1]).abs().max()),
-        **_costs(medians(runs, ROUNDS), report),
+        **_costs(medians(interleaved(runs, ROUNDS, warm_up=0)), report),
     )
     return Edit(before, after, mask, dense[-1], now[-1], report.masks), measurement
 
@@ -268,7 +257,7 @@ def demo_superres(out: Path, step: Step) -> Measurement:
         psnr_db=psnr(now, dense, 1),
         psnr_inside_db=psnr(now, dense, 1, inside),
         max_abs_difference=float((now - dense).abs().max()),
-        **_costs(medians(runs, PHOTO_ROUNDS), report),
+        **_costs(medians(interleaved(runs, PHOTO_ROUNDS, warm_up=0)), report),
     )
     edit = Edit(before, after, mask, dense, now, report.masks)
     superres_panel(edit, measurement, out / "superres.png")

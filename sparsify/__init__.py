@@ -5,13 +5,17 @@ from .codegen.errors import (
     BaselineError,
     CaptureError,
     ConfigError,
+    ExportError,
+    FolderError,
     GridError,
     MaskError,
+    ModelError,
     SessionError,
     SignatureError,
     SparsifyError,
 )
 from .config import SparsifyConfig
+from .loader import load
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
 from .plan import Plan
@@ -23,8 +27,11 @@ __all__ = [
     "BaselineError",
     "CaptureError",
     "ConfigError",
+    "ExportError",
+    "FolderError",
     "GridError",
     "MaskError",
+    "ModelError",
     "Plan",
     "Report",
     "Session",
@@ -35,5 +42,6 @@ __all__ = [
     "SparsifyError",
     "difference_mask",
     "dump",
+    "load",
     "sparsify",
 ]

@@ -1,4 +1,4 @@
-"""Masks that users hand in: checks, and one made from two pictures."""
+"""Masks that users hand in: checks, one from two pictures, and one to measure with."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def difference_mask(before: Tensor, after: Tensor, threshold: float = 1 / 255) -
         )
     same = (before - after).abs() <= threshold
     return ~same.reshape(-1, *same.shape[-2:]).all(0)
+
+
+def centred_square(grid: tuple[int, int], share: float) -> Tensor:
+    """bool [H, W]: a centred rectangle, as wide to high as the grid, of this share of its sites.
+
+    At least one site is marked.
+    """
+    mask = torch.zeros(grid, dtype=torch.bool)
+    height, width = (max(1, round(side * share**0.5)) for side in grid)
+    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
+    mask[top : top + height, left : left + width] = True
+    return mask
 
 
 def check_mask(mask: Tensor, grid: tuple[int, int], batch: int, device: torch.device) -> Tensor:

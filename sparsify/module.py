@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .baseline import Baseline
 from .codegen.errors import BaselineError, ConfigError, MaskError
 from .config import SparsifyConfig
+from .folder import Format
 from .items import committed, join, recorded_call, require_independent, split
 from .masks import check_mask
 from .passes.partition import ThreeGraphs
@@ -194,6 +195,21 @@ class SparseModule(nn.Module):
         """
         call = bind(self.model, args, kwargs)
         return whole(self.program(call).source(call))
+
+    def export(self, path: str | Path, *args: Any, format: Format = "pt2", **kwargs: Any) -> None:
+        """Writes record, plan and update for calls like this one as the folder ``path``.
+
+        "pt2": torch.export programs; "onnx": models for onnxruntime; "aoti": compiled packages
+        for Python and C++. :func:`sparsify.load` reads all of them. The weights lie once in
+        ``weights.safetensors``; ``signature.json`` names what the graphs take and return. A
+        model with an argument ``format`` of its own takes that by position.
+        An exported folder at ``path`` is replaced, and left as it is if something fails.
+        Raises :class:`ExportError`.
+        """
+        from .export import export_folder
+
+        call = bind(self.model, args, kwargs)
+        export_folder(self.program(call), self.model, call, Path(path), format)
 
     @contextmanager
     def mode_of(self, mode: Recording | Editing) -> Iterator[None]:

@@ -40,7 +40,7 @@ class Program:
         self.signature = call.signature
         self.config = config
         self._model = model
-        layouts = _input_layouts(call, config)
+        self.layouts = layouts = _input_layouts(call, config)
         spatial = [i for i, layout in enumerate(layouts) if layout is not None]
         self.edited = frozenset(spatial)
         first = layouts[spatial[0]]
@@ -52,7 +52,7 @@ class Program:
         self._tensors = _state(model)
         captured = capture(model, call.args, call.kwargs)
         self.joint = captured.module
-        self._output_spec = captured.output_spec
+        self.output_spec = captured.output_spec
         on_cuda = has_kernels(self.device)
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
@@ -92,7 +92,7 @@ class Program:
         inputs, origins = _copy(tuple(leaves)), tuple(map(_origin, leaves))
         results = _copy(tuple(outputs))
         baseline = Baseline(self, kept, conditions, results, inputs, origins, weights)
-        return tree_unflatten(outputs, self._output_spec), baseline
+        return tree_unflatten(outputs, self.output_spec), baseline
 
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
@@ -117,12 +117,12 @@ class Program:
         weights = self.require_current(baseline)
         baseline.require(plan)
         if tables.is_empty:
-            if not (self._only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
+            if not (self.only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
                 raise MaskError(
                     "the mask is empty, other inputs changed, and an output does not lie on a "
                     "grid: mark the sites that shall follow, or record again"
                 )
-            result = tree_unflatten(_copy(baseline.outputs), self._output_spec)
+            result = tree_unflatten(_copy(baseline.outputs), self.output_spec)
             return result, baseline if commit else None
         if commit and baseline.restricted_to is not None:
             raise BaselineError("a restricted baseline cannot be committed to: update the full one")
@@ -134,7 +134,7 @@ class Program:
             conditions = self._run("static", *call.leaves)
         inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
         if not commit:
-            return tree_unflatten(self._run("update", *inputs), self._output_spec), None
+            return tree_unflatten(self._run("update", *inputs), self.output_spec), None
         outputs, values = self._run("commit", *inputs)
         return self._remembered(call.leaves, outputs, (values, conditions), weights)
 
@@ -153,7 +153,7 @@ class Program:
         )
         outputs = self.large.edited_outputs(outputs, baseline.outputs, masks)
         if not commit:
-            return tree_unflatten(outputs, self._output_spec), None
+            return tree_unflatten(outputs, self.output_spec), None
         return self._remembered(inputs, outputs, values, weights)
 
     def _require_finite(self, kept: Sequence[Tensor]) -> None:
@@ -194,7 +194,7 @@ class Program:
         return True
 
     @property
-    def _only_grids(self) -> bool:
+    def only_grids(self) -> bool:
         """Every output lies on a grid, so an empty mask leaves all of them as recorded."""
         outputs = cast(Any, self.joint.graph.output_node().args[0])
         nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]

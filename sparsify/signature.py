@@ -50,11 +50,18 @@ class Call:
 
 def bind(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Binds and flattens, so that ``f(x, t)`` and ``f(x, t=t)`` are one call."""
-    parameters = inspect.signature(model.forward)
+    name = f"{type(model).__name__}.forward"
+    return bind_to(inspect.signature(model.forward), name, args, kwargs)
+
+
+def bind_to(
+    parameters: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
+    """:func:`bind` for a function ``name`` with these ``parameters``."""
     try:
         bound = parameters.bind(*args, **kwargs)
     except TypeError as error:
-        raise SignatureError(f"{type(model).__name__}.forward: {error}") from None
+        raise SignatureError(f"{name}: {error}") from None
     args, kwargs = bound.args, dict(sorted(bound.kwargs.items()))
     pairs, spec = tree_flatten_with_path((args, kwargs))
     order = [p for p in parameters.parameters]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,13 +43,6 @@ def test_retouch_stays_within_its_radius() -> None:
     changed = difference_mask(photo, demo.retouch(photo, (10, 20, 5)), threshold=0).nonzero()
     assert 40 < len(changed) < math.pi * 5**2
     assert float((changed - torch.tensor([10, 20])).double().norm(dim=1).max()) < 5
-
-
-def test_medians_let_the_runs_take_turns() -> None:
-    order: list[str] = []
-    times = demo.medians({name: partial(order.append, name) for name in "ab"}, rounds=3)
-    assert order == ["a", "b"] * 3
-    assert set(times) == {"a", "b"}
 
 
 def test_summary_is_json_even_without_any_difference(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from benchmarks.coverage import oracle, relative
 from benchmarks.masks import centred_square
 from benchmarks.networks import Network, full, small
 from sparsify import sparsify
+from sparsify.masks import centred_square
 from sparsify.signature import bind
 
 NAMES = sorted(small())

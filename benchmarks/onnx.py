@@ -1,0 +1,119 @@
+"""The exported update against the exported dense model: ``python -m benchmarks.onnx NAME ...``.
+
+Both are ONNX models of one network and run in onnxruntime on this machine, interleaved in one
+process; medians are printed and written to ``docs/benchmarks/NAME-onnx.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import sparsify
+from benchmarks.networks import Network, full
+from benchmarks.speed import SHARES, centred_square, console, environment, interleaved, timed
+from examples.onnx_only import Folder
+
+
+class _Tensors(nn.Module):
+    """A model that returns a tuple of tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(tree_leaves(self.model(*args, **kwargs)))
+
+
+def measure(network: Network, rounds: int, folder: Path) -> dict[str, Any]:
+    """Everything that the table and the JSON show of one network."""
+    torch.manual_seed(0)
+    model = network.build().eval()
+    args, kwargs = network.inputs()
+    dense_path = folder / "dense.onnx"
+    options: dict[str, Any] = {"dynamo": True, "opset_version": 23, "verbose": False}
+    seconds, _ = timed(
+        lambda: torch.onnx.export(_Tensors(model), args, dense_path, kwargs=kwargs, **options)
+    )
+    console.log(f"{network.name}: dense model exported in {seconds:.0f} s")
+    sparse = sparsify.sparsify(model, dilate=network.dilate, backend="eager")
+    seconds, _ = timed(lambda: sparse.export(folder / "sparse", *args, format="onnx", **kwargs))
+    console.log(f"record, plan and update exported in {seconds:.0f} s")
+
+    ours = Folder(folder / "sparse")
+    names = [entry["name"] for entry in ours.signature["inputs"]]
+    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    inputs = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
+    session = onnxruntime.InferenceSession(dense_path, providers=["CPUExecutionProvider"])
+    feed = dict(zip((i.name for i in session.get_inputs()), inputs.values(), strict=True))
+    recorded = ours.run("record", inputs)
+    variants = {"dense": lambda: session.run(None, feed)}
+    rows = []
+    for share in SHARES:
+        mask = centred_square(tuple(ours.signature["grid"]), share)
+        edited = torch.where(mask, torch.randn_like(args[0]), args[0]).numpy()
+        plan_seconds, tables = timed(lambda mask=mask: ours.run("plan", {"mask": mask.numpy()}))
+        rows.append({"edited_share": share, "plan_ms": plan_seconds * 1e3})
+        given = {**recorded, **tables, **inputs, names[0]: edited}
+        variants[f"update {share}"] = lambda given=given: ours.run("update", given)
+    times = interleaved(variants, rounds)
+    medians = {name: statistics.median(seconds) * 1e3 for name, seconds in times.items()}
+    for row in rows:
+        name = f"update {row['edited_share']}"
+        row["update_ms"] = medians[name]
+        row["spread_ms"] = (max(times[name]) - min(times[name])) * 1e3
+        row["speedup"] = medians["dense"] / medians[name]
+    return {
+        "network": network.name,
+        "onnxruntime": onnxruntime.__version__,
+        "dilate": network.dilate,
+        "dense_ms": medians["dense"],
+        "dense_spread_ms": (max(times["dense"]) - min(times["dense"])) * 1e3,
+        "edits": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    view = Table(title=f"{result['network']} in onnxruntime: dense {result['dense_ms']:.0f} ms")
+    for column in ("edited", "update ms", "spread", "vs dense", "plan"):
+        view.add_column(column, justify="right")
+    for row in result["edits"]:
+        view.add_row(
+            f"{row['edited_share']:.1%}",
+            f"{row['update_ms']:.0f}",
+            f"{row['spread_ms']:.0f}",
+            f"{row['speedup']:.2f}x",
+            f"{row['plan_ms']:.0f} ms",
+        )
+    return view
+
+
+def main() -> None:
+    networks = full()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+", choices=sorted(networks))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
+        with tempfile.TemporaryDirectory() as folder:
+            result = {**environment(), **measure(networks[name], options.rounds, Path(folder))}
+        (options.out / f"{name}-onnx.json").write_text(json.dumps(result, indent=1) + "\n")
+        console.print(table(result))
+
+
+if __name__ == "__main__":
+    main()

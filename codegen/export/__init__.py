@@ -1,0 +1,1 @@
+"""The three graphs in formats that need nothing of ours to run."""

@@ -1,0 +1,116 @@
+"""Programs as ONNX models whose weights lie in a safetensors file beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from ..errors import ExportError, FolderError
+from .programs import Pure, reason
+from .pt2 import Run
+
+OPSET = 23
+_NO_NUMPY = (torch.bfloat16,)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a weight lies: ``length`` bytes of a file, from ``offset`` on."""
+
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def write(
+    exported: ExportedProgram,
+    function: Pure,
+    path: Path,
+    weights: Path,
+    stored: Mapping[str, Stored],
+) -> None:
+    """Writes a checked model; its weights are ranges of the file ``weights`` in its folder.
+
+    Raises :class:`ExportError`.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    _require_numpy(exported, function)
+    try:
+        converted = torch.onnx.export(
+            exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+        )
+        assert converted is not None
+        model = converted.model
+    except Exception as error:
+        raise ExportError(
+            f"the {function.name} graph has no form in ONNX: {reason(error)}. "
+            'format="pt2" has every operator'
+        ) from error
+    graph = model.graph
+    for value in (value for node in graph.all_nodes() for value in node.outputs):
+        value.name = f"/{value.name}"  # so that no name of the caller's is taken
+    values = list(graph.inputs)
+    for value, name in zip(values, (*function.inputs, *function.weights), strict=True):
+        value.name = name
+    for value, name in zip(values[len(function.inputs) :], function.weights, strict=True):
+        place = stored[name]
+        assert value.dtype is not None
+        value.const_value = ir.ExternalTensor(
+            weights.name,
+            place.offset,
+            place.length,
+            value.dtype,
+            shape=ir.Shape(place.shape),
+            name=name,
+            base_dir=weights.parent,
+        )
+        graph.inputs.remove(value)
+        graph.register_initializer(value)
+    for value, name in zip(graph.outputs, function.outputs, strict=True):
+        value.name = name
+    ir.save(model, path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise ExportError(
+            f"the {function.name} graph is no valid ONNX model: {reason(error)}. Report this"
+        ) from error
+
+
+def read(path: Path) -> Run:
+    """A session on the CPU. Raises :class:`FolderError` without onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise FolderError(
+            "an ONNX folder is run by onnxruntime, which is missing: pip install 'sparsify[export]'"
+        ) from None
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise FolderError(f"onnxruntime cannot run {path.name}: {reason(error)}") from error
+    names = [value.name for value in session.get_inputs()]
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        given: dict[str, Any] = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    return run
+
+
+def _require_numpy(exported: ExportedProgram, function: Pure) -> None:
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, Tensor) and value.dtype in _NO_NUMPY:
+            raise ExportError(
+                f"the {function.name} graph takes {value.dtype}, which onnxruntime has no arrays "
+                "for: export a model in float32 or float16"
+            )

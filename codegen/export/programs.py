@@ -1,0 +1,169 @@
+"""Graphs as pure functions of named tensors, weights among them, and as exported programs.
+
+So all programs of a folder share one file of weights, whatever their format.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx.experimental import _config as symbolic_config
+
+from ..errors import ExportError
+
+_any_size = symbolic_config.patch  # type: ignore[attr-defined]
+Arranged = Mapping[str, tuple[str, Callable[..., Tensor], tuple[Any, ...]]]
+"""Constants made from weights: name -> (weight, function, further arguments)."""
+
+
+@dataclass(frozen=True)
+class Pure:
+    """A graph that takes ``inputs``, then ``weights``, and returns ``outputs``, all by name."""
+
+    name: str
+    module: GraphModule
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def pure(
+    name: str,
+    module: GraphModule,
+    inputs: Sequence[str],
+    outputs: Mapping[str, Node],
+    weights: Mapping[str, str],
+    arranged: Arranged,
+) -> Pure:
+    """The part of ``module`` that makes ``outputs``; ``inputs`` name its placeholders.
+
+    What is not read is left out. Attributes in ``arranged`` are made in the graph, others are
+    weights, whose names ``weights`` gives. Results are contiguous: nobody has to agree about the
+    layout of what is handed on.
+    """
+    graph = Graph()
+    given = module.graph.find_nodes(op="placeholder")
+    constants = [node for node in module.graph.nodes if _is_tensor(module, node)]
+    sources = {
+        n: arranged[n.target] if n.target in arranged else (weights[n.target], None, ())
+        for n in constants
+    }
+    copies = {node: graph.placeholder(f"input_{i}") for i, node in enumerate(given)}
+    names = dict(zip(copies.values(), inputs, strict=True))
+    used = dict.fromkeys(source for source, _, _ in sources.values())
+    by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(used)}
+    for node, (source, function, args) in sources.items():
+        own = by_name[source]
+        copies[node] = own if function is None else graph.call_function(function, (own, *args))
+    for node in module.graph.nodes:
+        if node.op != "output" and node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(_contiguous(graph, copies[node]) for node in outputs.values()))
+    graph.eliminate_dead_code()
+    names = _read(graph, names)
+    taken = _read(graph, {node: weight for weight, node in by_name.items()})
+    module = GraphModule(module, graph)
+    return Pure(name, module, tuple(names.values()), tuple(taken.values()), tuple(outputs))
+
+
+def arranging(arranged: Arranged) -> Pure:
+    """The graph that makes all constants of ``arranged`` from weights."""
+    graph = Graph()
+    weights = tuple(dict.fromkeys(weight for weight, _, _ in arranged.values()))
+    by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(weights)}
+    made = [graph.call_function(f, (by_name[w], *args)) for w, f, args in arranged.values()]
+    graph.output(tuple(_contiguous(graph, node) for node in made))
+    module = GraphModule(torch.nn.Module(), graph)
+    return Pure("arrange", module, (), weights, tuple(arranged))
+
+
+def program(
+    function: Pure, values: Mapping[str, Tensor], dynamic: AbstractSet[str] = frozenset()
+) -> ExportedProgram:
+    """``function`` as a program of stock operators, for tensors like ``values``.
+
+    The first size of those in ``dynamic`` stays unknown. Raises :class:`ExportError`.
+    """
+    names = (*function.inputs, *function.weights)
+    examples = tuple(values[name].detach().contiguous() for name in names)
+    shapes = tuple({0: Dim.AUTO} if name in dynamic else None for name in names)
+    try:
+        # No size is 1 or not: where it matters, what is right for all sizes is traced.
+        with torch.no_grad(), _any_size(backed_size_oblivious=True):
+            exported = torch.export.export(
+                _Named(function.module), (examples,), dynamic_shapes=(shapes,), strict=False
+            )
+    except Exception as error:
+        raise ExportError(
+            f"the {function.name} graph cannot be exported: {reason(error)}"
+        ) from error
+    # What guards say about sizes is that the general path was taken; it holds for 1 as well.
+    exported._guards_code.clear()
+    _require_stock(function.name, exported)
+    _require_unknown(function, exported, dynamic)
+    return exported
+
+
+class _Named(torch.nn.Module):
+    """Runs a graph node by node, so that a failure names its node."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__()
+        self._run = Interpreter(module).run
+
+    def forward(self, values: tuple[Tensor, ...]) -> Any:
+        return self._run(*values)
+
+
+def reason(error: Exception) -> str:
+    """The first line of a message, and the node that it names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    nodes = [line for line in lines if line.startswith("While executing")]
+    return "; ".join([*lines[:1], *nodes[:1]]) or type(error).__name__
+
+
+def _contiguous(graph: Graph, node: Node) -> Node:
+    return graph.call_method("contiguous", (node,))
+
+
+def _read(graph: Graph, names: dict[Node, str]) -> dict[Node, str]:
+    """The placeholders that something reads; the others are erased."""
+    unread = [node for node in names if not node.users]
+    for node in unread:
+        graph.erase_node(node)
+    return {node: name for node, name in names.items() if node not in unread}
+
+
+def _is_tensor(module: GraphModule, node: Node) -> bool:
+    if node.op != "get_attr":
+        return False
+    return isinstance(operator.attrgetter(str(node.target))(module), Tensor)
+
+
+def _require_stock(name: str, exported: ExportedProgram) -> None:
+    """Raises :class:`ExportError` for an operator that a process without us does not have."""
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and str(node.target).startswith("sparsify."):
+            raise ExportError(
+                f"the {name} graph has {node.target} at {node.name}, an operator of ours: "
+                "its wrapper has to call the reference while torch.compiler.is_exporting()"
+            )
+
+
+def _require_unknown(function: Pure, exported: ExportedProgram, dynamic: AbstractSet[str]) -> None:
+    """Raises :class:`ExportError` if a size that has to stay unknown was fixed."""
+    placeholders = exported.graph.find_nodes(op="placeholder")
+    for name, node in zip(function.inputs, placeholders, strict=False):
+        if name in dynamic and isinstance(node.meta["val"].shape[0], int):
+            raise ExportError(
+                f"the {function.name} graph holds for one number of sites only: {name} was fixed "
+                f"to {node.meta['val'].shape[0]} rows by an operator that asks for its size"
+            )

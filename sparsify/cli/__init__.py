@@ -1,0 +1,1 @@
+"""The command line: ``sparsify inspect | export | run | bench``."""

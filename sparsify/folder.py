@@ -1,0 +1,152 @@
+"""An exported folder: what its ``signature.json`` says, and whether its files are those."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .codegen.errors import FolderError
+
+Format = Literal["pt2", "onnx", "aoti"]
+FORMATS: tuple[str, ...] = get_args(Format)
+VERSION = 1
+"""Of the folder; another one is refused."""
+SIGNATURE, WEIGHTS = "signature.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that graphs exchange; a size None is a number of sites, known once a mask is."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """A leaf of the call's arguments: a tensor ``name``, or a ``constant`` (its repr)."""
+
+    path: str
+    """Where it stands in the call, ``added_cond_kwargs['time_ids']``, say."""
+    name: str | None
+    constant: str | None
+    grid: tuple[int, int] | None
+    """Where an edit changes it; None for what an edit leaves alone."""
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph's file, and its arguments (inputs, then weights) and results, by name."""
+
+    file: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FolderSignature:
+    """Everything that a loader has to know."""
+
+    format: str
+    made_by: dict[str, str]
+    """Versions of sparsify and torch."""
+    config: dict[str, Any]
+    """As given to ``sparsify()``: the policy and its settings."""
+    grid: tuple[int, int]
+    """[H, W] of masks."""
+    batch: int
+    only_grids: bool
+    """Does every output lie on a grid?"""
+    parameters: tuple[tuple[str, str, bool], ...]
+    """Of the model's ``forward``: name, kind, has a default."""
+    inputs: tuple[Input, ...]
+    outputs: Any
+    """Containers ``{"tuple" | "list": [...]}`` and ``{"dict" | "named": {...}}`` of leaves
+    ``{"value": name}`` and ``{"constant": ...}``."""
+    values: dict[str, Value]
+    graphs: dict[str, GraphFile]
+    """record, plan, update; static (makes the conditions anew) if there are conditions; arrange
+    (makes constants from weights, once at load) if the format has no such constants itself."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Size and sha256 of every other file."""
+    version: int = VERSION
+
+
+def write_signature(folder: Path, signature: FolderSignature) -> None:
+    """Adds sizes and hashes of all files in ``folder``, and of itself."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
+    content = {**asdict(signature), "files": files}
+    content["sha256"] = _digest(content)
+    (folder / SIGNATURE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_signature(folder: Path) -> FolderSignature:
+    """The signature of ``folder``, after every file was checked against it.
+
+    Raises :class:`FolderError`.
+    """
+    path = folder / SIGNATURE
+    if not path.is_file():
+        raise FolderError(f"{folder} has no {SIGNATURE}: give a folder that sparse.export wrote")
+    try:
+        content = json.loads(path.read_bytes())
+        version, expected = content["version"], content.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FolderError(f"{path} cannot be read ({error}): export again") from None
+    if version != VERSION:
+        raise FolderError(
+            f"{folder} has version {version}, this sparsify reads version {VERSION}: export again"
+        )
+    if _digest(content) != expected:
+        raise FolderError(f"{path} was changed after the export: export again")
+    signature = _from_json(content)
+    _check_files(folder, signature)
+    return signature
+
+
+def _check_files(folder: Path, signature: FolderSignature) -> None:
+    for name, about in signature.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise FolderError(f"{folder} lacks {name}: copy the whole folder, or export again")
+        size = path.stat().st_size
+        if size != about["size"]:
+            raise FolderError(
+                f"{path} has {size} bytes, {about['size']} were written: "
+                "it is truncated or another file; copy it again, or export again"
+            )
+        if _sha256(path) != about["sha256"]:
+            raise FolderError(f"{path} was changed after the export: export again")
+
+
+def _from_json(content: dict[str, Any]) -> FolderSignature:
+    content = {**content, **{name: tuple(content[name]) for name in ("grid", "parameters")}}
+    content["inputs"] = tuple(Input(**_tuples(entry)) for entry in content["inputs"])
+    content["values"] = {k: Value(**_tuples(v)) for k, v in content["values"].items()}
+    content["graphs"] = {k: GraphFile(**_tuples(v)) for k, v in content["graphs"].items()}
+    return FolderSignature(**{f.name: content[f.name] for f in fields(FolderSignature)})
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+        for k, v in entry.items()
+    }
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

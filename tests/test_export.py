@@ -1,0 +1,332 @@
+"""Exported folders: every format's update is the contract's, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import sparsify
+from sparsify import BaselineError, ExportError, FolderError, MaskError, SignatureError
+from sparsify.loader import Loaded
+from tests.networks import MASKS, MaskRecipe, Recipe, recipes
+from tests.reference import FIXED, Fixed, Reference
+from tests.rounding import assert_close, tolerance
+
+SIZE = 12
+
+
+class Tiny(nn.Module):
+    """A convolution, a norm with a timestep, a strided branch with attention; a dict of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.norm, self.time = nn.GroupNorm(2, 8), nn.Linear(1, 8)
+        self.leave.weight.data *= 2
+        self.again = self.leave  # tied
+
+    def forward(self, image: Tensor, step: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        h = self.enter(image) + self.time(step.reshape(-1, 1))[:, :, None, None]
+        h = F.silu(self.norm(h))
+        return {"sample": self.leave(h) * scale, "again": self.again(h)}
+
+
+INPUTS = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.ones(1)
+
+
+def tiny(**config: Any) -> sparsify.SparseModule:
+    torch.manual_seed(0)
+    options = {"backend": "eager", "dilate": 1, "dense_share": 0.0, **config}
+    return sparsify.sparsify(Tiny().eval(), **options)
+
+
+def square(side: int) -> Tensor:
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[:side, :side] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "pt2"
+    tiny().export(path, *INPUTS, format="pt2")
+    return path
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """One to spoil."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+# -- the contract -------------------------------------------------------------------------------
+
+
+def agrees_with_the_oracle(
+    path: Path, format: Any, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
+) -> None:
+    """For edits, and for other conditions, which ``static`` has to follow."""
+    options = {"backend": "eager", "dense_share": 0.0, **vars(fixed)}
+    before, reference = recipe.inputs(), Reference(recipe, fixed)
+    sparsify.sparsify(recipe.build(), **options).export(path, *before, format=format)
+    loaded = sparsify.load(path)
+    _, baseline = loaded.record(*before)
+    allowed = tolerance(recipe, before, recipe.inputs(1))
+    for mask in (*masks, MaskRecipe("empty", 0), MaskRecipe("full", 0)):
+        active = mask.build(recipe.grid)
+        for after in (recipe.inputs(1), (recipe.inputs(1)[0], *before[1:])):
+            if after[1] is not before[1] and not active.any():
+                continue  # what is computed whole sees the new conditions, but no site is active
+            got = loaded.update(baseline, *after, mask=active)
+            assert_close(got, reference.update(before, after, active), allowed)
+
+
+FEW_MASKS = st.lists(MASKS, min_size=1, max_size=2)
+
+
+@settings(max_examples=settings.default.max_examples // 8)
+@given(recipe=recipes(max_steps=4), fixed=FIXED, masks=FEW_MASKS)
+def test_pt2_equals_the_oracle(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
+) -> None:
+    path = tmp_path_factory.mktemp("pt2") / "folder"
+    agrees_with_the_oracle(path, "pt2", recipe, fixed, masks)
+
+
+@settings(max_examples=settings.default.max_examples // 12)
+@given(
+    recipe=recipes(max_steps=3).filter(lambda recipe: recipe.dtype == torch.float32),
+    fixed=FIXED,
+    masks=FEW_MASKS,
+)
+def test_onnx_equals_the_oracle(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
+) -> None:
+    path = tmp_path_factory.mktemp("onnx") / "folder"
+    agrees_with_the_oracle(path, "onnx", recipe, fixed, masks)
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_follows_the_model_in_process(format: Any, folder: Path, tmp_path: Path) -> None:
+    """Named outputs, keyword arguments, plans that are shared, all that is not the picture."""
+    sparse = tiny()
+    if format == "onnx":
+        folder = tmp_path / "onnx"
+        sparse.export(folder, *INPUTS, format="onnx")
+    loaded, (image, step) = sparsify.load(folder), INPUTS
+    want, baseline = sparse.record(image, step)
+    got, own = loaded.record(image=image, step=step)
+    assert_close(got, want, 1e-5)
+    edited = image + 1
+    for side in (0, 1, 5, SIZE):
+        plan = loaded.plan(square(side))
+        for time in (step, step + 1)[: 1 + (side > 0)]:
+            new = torch.where(square(side), edited, image)
+            want = sparse.update(baseline, new, time, mask=square(side))
+            assert_close(loaded.update(own, new, time, mask=plan), want, 1e-5)
+    assert own.nbytes > 0
+
+
+# -- the folder ---------------------------------------------------------------------------------
+
+
+def test_the_signature_says_what_graphs_take(folder: Path) -> None:
+    about = json.loads((folder / "signature.json").read_text())
+    assert about["format"] == "pt2" and about["version"] == 1
+    assert about["config"]["policy"] == "fixed" and about["grid"] == [SIZE, SIZE]
+    grids = {entry["name"]: entry["grid"] for entry in about["inputs"]}
+    assert grids == {"image": [SIZE, SIZE], "step": None}
+    assert about["values"]["image"] == {"shape": [1, 3, SIZE, SIZE], "dtype": "float32"}
+    sites = [v for name, v in about["values"].items() if name.startswith("table.")]
+    assert sites and all(v["dtype"] == "int64" for v in sites)
+    assert any(v["shape"][0] is None for v in sites)
+    known = {*about["values"], *about["graphs"]["arrange"]["outputs"]}
+    for graph in about["graphs"].values():
+        assert {*graph["inputs"], *graph["outputs"]} <= known
+    assert set(about["files"]) == {p.name for p in folder.iterdir()} - {"signature.json"}
+
+
+def test_weights_lie_once_on_disk(folder: Path) -> None:
+    """Tied ones too, and none inside the programs."""
+    weights = sum(p.numel() * 4 for p in Tiny().parameters())
+    size = (folder / "weights.safetensors").stat().st_size
+    assert weights <= size < weights + 2000
+    about = json.loads((folder / "signature.json").read_text())
+    used = [name for graph in about["graphs"].values() for name in graph["weights"]]
+    assert len(used) > len(set(used))
+
+
+def test_stock_torch_runs_the_programs(folder: Path, tmp_path: Path) -> None:
+    """In a process without sparsify, as the page on exports shows it; empty masks included."""
+    sparse, (image, step) = tiny(), INPUTS
+    _, baseline = sparse.record(image, step)
+    for side in (0, 1, 5, SIZE):
+        edited = torch.where(square(side), image + 1, image)
+        save_file({"image": image, "step": step}, tmp_path / "recorded")
+        save_file({"image": edited, "step": step, "mask": square(side)}, tmp_path / "edited")
+        _python(STOCK, folder, tmp_path / "recorded", tmp_path / "edited", tmp_path / "result")
+        got = torch.frombuffer(bytearray((tmp_path / "result").read_bytes()), dtype=torch.float32)
+        want = sparse.update(baseline, edited, step, mask=square(side))["sample"]
+        assert_close(got.view(want.shape), want, 1e-5)
+
+
+STOCK = """
+import json, sys, torch
+from safetensors.torch import load_file
+
+folder, recorded, edited, result = sys.argv[1:]
+graphs = json.load(open(f"{folder}/signature.json"))["graphs"]
+weights = load_file(f"{folder}/weights.safetensors")
+
+def run(name, values):
+    graph = graphs[name]
+    program = torch.export.load(f"{folder}/{graph['file']}").module()
+    given = [values[n] for n in graph["inputs"]] + [weights[n] for n in graph["weights"]]
+    return dict(zip(graph["outputs"], program(tuple(given))))
+
+weights.update(run("arrange", {}))
+recorded, edited = load_file(recorded), load_file(edited)
+output = run("update", {**run("record", recorded), **run("plan", edited), **edited})["output.0"]
+open(result, "wb").write(output.detach().numpy().tobytes())
+assert "sparsify" not in sys.modules
+"""
+
+
+def _python(code: str, *arguments: Any) -> str:
+    """What ``code`` prints in a process of its own, which must not find this repository."""
+    command = [sys.executable, "-I", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# -- what goes wrong ----------------------------------------------------------------------------
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("spoil", [_truncate, _flip, Path.unlink])
+@pytest.mark.parametrize("name", ["weights.safetensors", "update.pt2", "signature.json"])
+def test_damaged_files_are_refused(copy: Path, name: str, spoil: Callable[[Path], None]) -> None:
+    spoil(copy / name)
+    with pytest.raises(FolderError, match=name):
+        sparsify.load(copy)
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A signature that somebody edited."""
+    path = folder / "signature.json"
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about))
+
+
+def test_another_version_is_refused(copy: Path) -> None:
+    _rewrite(copy, lambda about: about.update(version=99))
+    with pytest.raises(FolderError, match="version 99"):
+        sparsify.load(copy)
+
+
+def test_an_edited_signature_is_refused(copy: Path) -> None:
+    _rewrite(copy, lambda about: about["values"]["image"].update(shape=[1, 3, 8, 8]))
+    with pytest.raises(FolderError, match="changed after the export"):
+        sparsify.load(copy)
+
+
+def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path) -> None:
+    """Even where somebody made all hashes right."""
+    from sparsify.codegen.export import pt2
+
+    program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "update.pt2")
+    with pytest.raises(FolderError, match="pickles"):
+        pt2.read(tmp_path / "update.pt2")
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"signature\.json"):
+        sparsify.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Loaded:
+    return sparsify.load(folder)
+
+
+def test_calls_that_do_not_match(loaded: Loaded) -> None:
+    image, step = INPUTS
+    _, baseline = loaded.record(image, step)
+    with pytest.raises(SignatureError, match=r"image is float32 \[1, 3, 8, 8\]"):
+        loaded.record(torch.zeros(1, 3, 8, 8), step)
+    with pytest.raises(SignatureError, match="image is float64"):
+        loaded.update(baseline, image.double(), step, mask=square(2))
+    with pytest.raises(SignatureError, match="scale"):
+        loaded.record(image, step, 2.0)
+    with pytest.raises(SignatureError, match="missing a required argument"):
+        loaded.record(image)
+    with pytest.raises(MaskError, match="grid"):
+        loaded.plan(torch.ones(8, 8, dtype=torch.bool))
+
+
+def test_constants_of_the_call_are_kept(folder: Path, tmp_path: Path) -> None:
+    sparse, (image, step) = tiny(), INPUTS
+    sparse.export(tmp_path / "scaled", image, step, 2.0)
+    loaded = sparsify.load(tmp_path / "scaled")
+    output, _ = loaded.record(image, step, 2.0)
+    assert_close(output, sparse.record(image, step, 2.0)[0], 1e-5)
+    with pytest.raises(SignatureError, match=r"scale is 3\.0 but 2\.0"):
+        loaded.record(image, step, 3.0)
+
+
+def test_what_belongs_to_another_folder(folder: Path, loaded: Loaded) -> None:
+    other = sparsify.load(folder)
+    _, baseline = other.record(*INPUTS)
+    with pytest.raises(BaselineError, match="another folder"):
+        loaded.update(baseline, *INPUTS, mask=square(2))
+    _, baseline = loaded.record(*INPUTS)
+    with pytest.raises(BaselineError, match="another folder"):
+        loaded.update(baseline, *INPUTS, mask=other.plan(square(2)))
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    class Complex(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.eigvals(x).abs()
+
+    path = tmp_path / "folder"
+    sparse = sparsify.sparsify(Complex().eval(), backend="eager")
+    with pytest.raises(ExportError, match=r"record.*eigvals.*pt2"):
+        sparse.export(path, torch.randn(1, 1, 4, 4), format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_in_the_way(tmp_path: Path, folder: Path) -> None:
+    sparse = tiny()
+    with pytest.raises(ExportError, match="one of pt2, onnx, aoti"):
+        sparse.export(tmp_path / "x", *INPUTS, format="tflite")  # type: ignore[arg-type]
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ExportError, match="no exported folder"):
+        sparse.export(tmp_path, *INPUTS)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]

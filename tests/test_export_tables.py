@@ -1,0 +1,85 @@
+"""Every function of a plan, in ONNX, for masks that it was not exported with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sparsify.codegen import geometry as g
+from sparsify.codegen import tables as t
+from sparsify.codegen.export import onnx
+from sparsify.codegen.export.programs import program, pure
+from torch import Tensor
+from torch.fx import Graph, GraphModule
+
+GRID = (6, 9)
+WINDOW = g.Window(GRID, (3, 5), (3, 3), (2, 2), (1, 1))
+MOVES: dict[str, g.Geometry] = {
+    "window": WINDOW,
+    "transposed": g.TransposedWindow(GRID, (12, 18), (4, 4), (2, 2), (1, 1), (1, 1)),
+    "nearest": g.Nearest(GRID, (12, 18), (0.5, 0.5)),
+    "bilinear": g.Bilinear(GRID, (9, 13), (6 / 9, 9 / 13), False),
+    "reflect": g.Pad(GRID, (8, 11), (1, 1), "reflect"),
+    "replicate": g.Pad(GRID, (8, 11), (1, 1), "replicate"),
+    "circular": g.Pad(GRID, (8, 11), (1, 1), "circular"),
+    "zeros": g.Pad(GRID, (8, 11), (1, 1), "constant"),
+    "same": g.Same(GRID),
+}
+
+
+def everything(mask: Tensor) -> dict[str, Tensor]:
+    """The results of all table functions for ``mask`` [H, W], by name."""
+    sites = t.active_sites(mask)
+    results = {
+        "active_sites": sites,
+        "dilate": t.dilate(mask, 2),
+        "finer": t.grid_mask(mask, (12, 18)),
+        "coarser": t.grid_mask(mask, (4, 4)),
+        "union": t.union(mask, t.dilate(mask, 1)),
+        "space_sites": t.space_sites(sites, GRID, 2, 3, 1),
+        "blend_weights": t.blend_weights(MOVES["bilinear"], sites),  # type: ignore[arg-type]
+        "shuffle_phase": t.shuffle_phase(MOVES["nearest"], sites, (2, 2)),  # type: ignore[arg-type]
+        "source_sites": t.source_sites(MOVES["same"], sites),
+        "divisor": t.pool_divisor(WINDOW, None, None),
+        "fixed_divisor": t.pool_divisor(WINDOW, sites[:1], 9),
+    }
+    for name, move in MOVES.items():
+        grown = t.grow(mask, move)
+        out = t.active_sites(grown)
+        results[f"grow {name}"] = grown
+        results[f"map {name}"], results[f"halo {name}"] = t.kernel_map(move, sites, out)
+        results[f"whole map {name}"], _ = t.kernel_map(move, None, out)
+    return results
+
+
+def as_graph(function: Callable[..., dict[str, Tensor]], names: list[str]) -> Any:
+    graph = Graph()
+    results = graph.call_function(function, (graph.placeholder("mask"),))
+    outputs = {name: graph.call_function(dict.get, (results, name)) for name in names}
+    graph.output(list(outputs.values()))
+    return pure("plan", GraphModule(torch.nn.Module(), graph), ["mask"], outputs, {}, {})
+
+
+def test_plans_run_in_onnxruntime(tmp_path: Path) -> None:
+    some = torch.rand(GRID, generator=torch.Generator().manual_seed(0)) < 0.3
+    names = list(everything(some))
+    function = as_graph(everything, names)
+    onnx.write(program(function, {"mask": some}), function, tmp_path / "m", tmp_path / "w", {})
+    run = onnx.read(tmp_path / "m")
+    corner = torch.zeros(GRID, dtype=torch.bool)
+    corner[0, 0] = True
+    for mask in (
+        some,
+        ~some,
+        torch.zeros_like(some),
+        torch.ones_like(some),
+        corner,
+        corner.flip(0),
+    ):
+        wanted = everything(mask)
+        for name, got in zip(names, run([mask]), strict=True):
+            want = wanted[name]
+            assert got.shape == want.shape and got.dtype == want.dtype, name
+            assert torch.equal(got, want), name
