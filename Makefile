@@ -30,14 +30,16 @@ TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-onnx coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
 	@echo "make test       lint, types and tests"
 	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
+	@echo "make bench-onnx the exported update against the exported dense model, in onnxruntime"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
-	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
+	@echo "make test-deep  the laws of tests/test_laws.py on many more examples; whole networks"
+	@echo "                exported in every format"
 	@echo "make gpu        on a GPU: kernels, models, memory checks, benchmarks; with the torch"
 	@echo "                that is there; WHEELS=folder if there is no network"
 	@echo "make clean      remove what was built (the environment $(VENV) stays)"
@@ -68,6 +70,10 @@ bench: $(READY)
 	@echo "==> benchmark"
 	@$(TIMED) $(BIN)/python -m benchmarks.speed $(NETWORKS)
 
+bench-onnx: $(READY)
+	@echo "==> benchmark in onnxruntime"
+	@$(TIMED) $(BIN)/python -m benchmarks.onnx $(NETWORKS)
+
 coverage: $(READY)
 	@echo "==> coverage"
 	@$(BIN)/python -m benchmarks.coverage
@@ -75,6 +81,8 @@ coverage: $(READY)
 test-deep: $(READY)
 	@echo "==> laws, in depth"
 	@$(BIN)/python -m pytest tests/test_laws.py --hypothesis-profile=deep
+	@echo "==> exported networks"
+	@$(BIN)/python -m pytest tests/deep_export.py
 
 gpu: $(GPU_READY)
 	@echo "==> kernels and models against the CPU"

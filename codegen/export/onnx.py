@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import ExportError, FolderError
-from .programs import Pure, reason
+from .programs import Pure, quiet, reason
 from .pt2 import Run
 
 OPSET = 23
@@ -44,14 +44,15 @@ def write(
 
     _require_numpy(exported, function)
     try:
-        converted = torch.onnx.export(
-            exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
-        )
+        with quiet():
+            converted = torch.onnx.export(
+                exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+            )
         assert converted is not None
         model = converted.model
     except Exception as error:
         raise ExportError(
-            f"the {function.name} graph has no form in ONNX: {reason(error)}. "
+            f"the {function.name} graph has no form in ONNX: {reason(error.__cause__ or error)}. "
             'format="pt2" has every operator'
         ) from error
     graph = model.graph
