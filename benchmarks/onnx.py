@@ -10,10 +10,11 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+import onnxruntime as ort
 import torch
 from rich.table import Table
 from torch import Tensor, nn
@@ -36,33 +37,38 @@ class _Tensors(nn.Module):
         return tuple(tree_leaves(self.model(*args, **kwargs)))
 
 
-def measure(network: Network, rounds: int, folder: Path) -> dict[str, Any]:
-    """Everything that the table and the JSON show of one network."""
+def export(network: Network, folder: Path) -> None:
+    """Writes ``dense.onnx`` and the folder ``sparse``."""
     torch.manual_seed(0)
     model = network.build().eval()
     args, kwargs = network.inputs()
-    dense_path = folder / "dense.onnx"
     options: dict[str, Any] = {"dynamo": True, "opset_version": 23, "verbose": False}
     seconds, _ = timed(
-        lambda: torch.onnx.export(_Tensors(model), args, dense_path, kwargs=kwargs, **options)
+        lambda: torch.onnx.export(
+            _Tensors(model), args, folder / "dense.onnx", kwargs=kwargs, **options
+        )
     )
     console.log(f"{network.name}: dense model exported in {seconds:.0f} s")
     sparse = sparsify.sparsify(model, dilate=network.dilate, backend="eager")
     seconds, _ = timed(lambda: sparse.export(folder / "sparse", *args, format="onnx", **kwargs))
     console.log(f"record, plan and update exported in {seconds:.0f} s")
 
+
+def measure(network: Network, folder: Path, rounds: int) -> dict[str, Any]:
+    """Everything that the table and the JSON show of one exported network."""
     ours = Folder(folder / "sparse")
+    session = ort.InferenceSession(folder / "dense.onnx", providers=["CPUExecutionProvider"])
+    torch.manual_seed(0)
+    leaves = [leaf for leaf in tree_leaves(network.inputs()) if isinstance(leaf, Tensor)]
     names = [entry["name"] for entry in ours.signature["inputs"]]
-    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     inputs = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
-    session = onnxruntime.InferenceSession(dense_path, providers=["CPUExecutionProvider"])
     feed = dict(zip((i.name for i in session.get_inputs()), inputs.values(), strict=True))
     recorded = ours.run("record", inputs)
-    variants = {"dense": lambda: session.run(None, feed)}
+    variants: dict[str, Callable[[], Any]] = {"dense": lambda: session.run(None, feed)}
     rows = []
     for share in SHARES:
         mask = centred_square(tuple(ours.signature["grid"]), share)
-        edited = torch.where(mask, torch.randn_like(args[0]), args[0]).numpy()
+        edited = torch.where(mask, torch.randn_like(leaves[0]), leaves[0]).numpy()
         plan_seconds, tables = timed(lambda mask=mask: ours.run("plan", {"mask": mask.numpy()}))
         rows.append({"edited_share": share, "plan_ms": plan_seconds * 1e3})
         given = {**recorded, **tables, **inputs, names[0]: edited}
@@ -76,7 +82,7 @@ def measure(network: Network, rounds: int, folder: Path) -> dict[str, Any]:
         row["speedup"] = medians["dense"] / medians[name]
     return {
         "network": network.name,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "dilate": network.dilate,
         "dense_ms": medians["dense"],
         "dense_spread_ms": (max(times["dense"]) - min(times["dense"])) * 1e3,
@@ -110,7 +116,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
-            result = {**environment(), **measure(networks[name], options.rounds, Path(folder))}
+            export(networks[name], Path(folder))
+            result = {**environment(), **measure(networks[name], Path(folder), options.rounds)}
         (options.out / f"{name}-onnx.json").write_text(json.dumps(result, indent=1) + "\n")
         console.print(table(result))
 

@@ -71,7 +71,7 @@ class _Exporter:
     def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
         self._sparse, self._model, self._call, self._format = sparse, model, call, format
         self._weights, self._tensors = _weights(sparse.joint)
-        self._inputs = _names(call, taken=set(self._tensors))
+        self._inputs = _names(call, taken={"mask", *self._tensors})
         graphs = sparse.graphs
         (outputs, kept, conditions), tables = _results(graphs.record), _results(graphs.plan)[0]
         self._made = {
@@ -232,6 +232,7 @@ def _save(tensors: Mapping[str, Tensor], used: Iterable[str], path: Path) -> dic
     """Writes the ``used`` tensors; returns where in the file each lies."""
     chosen = {name: tensors[name].contiguous() for name in used if name in tensors}
     save_file(chosen, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # it was made for its owner alone
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
