@@ -38,8 +38,8 @@ help:
 	@echo "make bench      dense against update; NETWORKS=\"NAME ...\" chooses others"
 	@echo "make bench-onnx the exported update against the exported dense model, in onnxruntime"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
-	@echo "make test-deep  the laws of tests/test_laws.py on many more examples; whole networks"
-	@echo "                exported in every format"
+	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
+	@echo "                whole networks in every format"
 	@echo "make gpu        on a GPU: kernels, models, memory checks, benchmarks; with the torch"
 	@echo "                that is there; WHEELS=folder if there is no network"
 	@echo "make clean      remove what was built (the environment $(VENV) stays)"
@@ -80,7 +80,7 @@ coverage: $(READY)
 
 test-deep: $(READY)
 	@echo "==> laws, in depth"
-	@$(BIN)/python -m pytest tests/test_laws.py --hypothesis-profile=deep
+	@$(BIN)/python -m pytest tests/test_laws.py tests/test_export.py --hypothesis-profile=deep
 	@echo "==> exported networks"
 	@$(BIN)/python -m pytest tests/deep_export.py
 

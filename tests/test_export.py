@@ -98,7 +98,7 @@ def agrees_with_the_oracle(
 FEW_MASKS = st.lists(MASKS, min_size=1, max_size=2)
 
 
-@settings(max_examples=settings.default.max_examples // 8)
+@settings(max_examples=settings.default.max_examples // 15)
 @given(recipe=recipes(max_steps=4), fixed=FIXED, masks=FEW_MASKS)
 def test_pt2_equals_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
@@ -107,7 +107,7 @@ def test_pt2_equals_the_oracle(
     agrees_with_the_oracle(path, "pt2", recipe, fixed, masks)
 
 
-@settings(max_examples=settings.default.max_examples // 12)
+@settings(max_examples=settings.default.max_examples // 20)
 @given(
     recipe=recipes(max_steps=3).filter(lambda recipe: recipe.dtype == torch.float32),
     fixed=FIXED,
