@@ -117,7 +117,7 @@ class Loaded:
                 "the items have different masks, but an exported update takes one for all: "
                 "export with a batch of one and update the items one by one"
             )
-        tables = self._call("plan", {"mask": own.contiguous()})
+        tables = self._call("plan", {"mask": own.contiguous()}) if "plan" in self._run else {}
         return LoadedPlan(self, tables, not bool(own.any()))
 
     def update(

@@ -102,7 +102,10 @@ def program(
         # No size is 1 or not: where it matters, what is right for all sizes is traced.
         with quiet(), torch.no_grad(), _any_size(backed_size_oblivious=True):
             exported = torch.export.export(
-                _Named(function.module), (examples,), dynamic_shapes=(shapes,), strict=False
+                _Named(function.module),
+                (examples,),
+                dynamic_shapes=(shapes,) if names else None,
+                strict=False,
             )
     except Exception as error:
         raise ExportError(
