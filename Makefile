@@ -31,7 +31,7 @@ TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench bench-quick coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick bench-onnx coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
@@ -40,8 +40,10 @@ help:
 	@echo "                goes on where it stopped); NETWORKS=\"NAME ...\" chooses, BENCH=\"--nodes"
 	@echo "                --again --rounds 9\" are its options"
 	@echo "make bench-quick  the same, narrow and uncompiled, in minutes -> build/benchmarks"
+	@echo "make bench-onnx the exported update against the exported dense model, in onnxruntime"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
-	@echo "make test-deep  the laws of tests/test_laws.py on many more examples"
+	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
+	@echo "                whole networks in every format"
 	@echo "make gpu        on a GPU: kernels, models, memory checks, benchmarks; with the torch"
 	@echo "                that is there; WHEELS=folder if there is no network"
 	@echo "make clean      remove what was built (the environment $(VENV) stays)"
@@ -76,13 +78,19 @@ bench-quick: $(READY)
 	@echo "==> benchmark, quick"
 	@$(TIMED) $(BIN)/python -m benchmarks.speed --quick $(NETWORKS) $(BENCH)
 
+bench-onnx: $(READY)
+	@echo "==> benchmark in onnxruntime"
+	@$(TIMED) $(BIN)/python -m benchmarks.onnx $(or $(NETWORKS),ddpm-church-256)
+
 coverage: $(READY)
 	@echo "==> coverage"
 	@$(BIN)/python -m benchmarks.coverage
 
 test-deep: $(READY)
 	@echo "==> laws, in depth"
-	@$(BIN)/python -m pytest tests/test_laws.py --hypothesis-profile=deep
+	@$(BIN)/python -m pytest tests/test_laws.py tests/test_export.py --hypothesis-profile=deep
+	@echo "==> exported networks"
+	@$(BIN)/python -m pytest tests/deep_export.py
 
 gpu: $(GPU_READY)
 	@echo "==> kernels and models against the CPU"

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from sparsify.timing import timed
+
 SETTINGS = (
     "MALLOC_TRIM_THRESHOLD_",
     "MALLOC_MMAP_THRESHOLD_",
@@ -69,22 +71,4 @@ def rates() -> dict[str, float]:
 
 def _median(run: Callable[[], Any], rounds: int = 5) -> float:
     """Seconds, after one run to warm up."""
-    return statistics.median([timed(run)[0] for _ in range(rounds + 1)][1:])
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
-
-
-def interleaved(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant, all of them once a round, after one round to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name, run in variants.items():
-            seconds, _ = timed(run)
-            if number:
-                times[name].append(seconds)
-    return times
+    return statistics.median([timed(run)[0] for _ in range(rounds + 1)][1:]) / 1e3

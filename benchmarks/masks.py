@@ -8,16 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sparsify.masks import centred_square
+
 STROKES = 12
-
-
-def centred_square(grid: tuple[int, int], share: float) -> Tensor:
-    """bool [H, W]: a centred rectangle of this share of the sites."""
-    mask = torch.zeros(grid, dtype=torch.bool)
-    height, width = (max(1, round(side * share**0.5)) for side in grid)
-    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
-    mask[top : top + height, left : left + width] = True
-    return mask
 
 
 def scattered_strokes(grid: tuple[int, int], share: float) -> Tensor:

@@ -23,12 +23,13 @@ from torch.fx import GraphModule
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.floors import Rates, total, weight_bytes
-from benchmarks.machine import environment, interleaved, rates, timed
+from benchmarks.machine import environment, rates
 from benchmarks.masks import MASKS
 from benchmarks.networks import Network, full, small
 from benchmarks.nodes import measure_nodes
 from sparsify import Baseline, Plan, SparseModule, sparsify
 from sparsify.signature import bind
+from sparsify.timing import interleaved, timed
 
 SHARES = (0.012, 0.05, 0.15, 0.3, 0.6, 1.0)
 Step = Callable[[str], None]
@@ -114,7 +115,7 @@ def prepare(network: Network, settings: Settings, step: Step) -> Prepared:
     _, baseline = sparse.record(*args, **kwargs)
     edits = _edits(sparse, baseline, args)
     result = Prepared(model, weights, args, kwargs, sparse, baseline, edits)
-    result.seconds["capture_and_rewrite"] = captured
+    result.seconds["capture_and_rewrite"] = captured / 1e3
     result.variants["dense eager"] = lambda: model(*args, **kwargs)
     result.variants["record"] = lambda: sparse.record(*args, **kwargs)
     for edit in edits:
@@ -162,10 +163,10 @@ def _compile(to: Prepared, step: Step) -> None:
     compiled = torch.compile(to.model)
     to.variants["dense compiled"] = lambda: compiled(*to.args, **to.kwargs)
     with inductor.patch(freezing=True):
-        to.seconds["dense_compile"], _ = timed(to.variants["dense compiled"])
+        to.seconds["dense_compile"] = timed(to.variants["dense compiled"])[0] / 1e3
     step("compiling the update")
     first = to.variants[f"update compiled {to.edits[0].name}"]
-    to.seconds["update_compile"], _ = timed(first)
+    to.seconds["update_compile"] = timed(first)[0] / 1e3
 
 
 def measure(network: Network, settings: Settings, step: Step) -> dict[str, Any]:
@@ -208,12 +209,12 @@ def measure(network: Network, settings: Settings, step: Step) -> dict[str, Any]:
 def _taking_turns(variants: dict[str, Run], rounds: int, step: Step) -> Times:
     """Medians and spread of all variants."""
     names = iter(["warming up", *(f"round {number + 1} of {rounds}" for number in range(rounds))])
-    seconds = interleaved({"": lambda: step(next(names)), **variants}, rounds)
-    return {name: _summary(seconds[name]) for name in variants}
+    spent = interleaved({"": lambda: step(next(names)), **variants}, rounds)
+    return {name: _summary(spent[name]) for name in variants}
 
 
-def _summary(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(1e3 * second for second in seconds)
+def _summary(spent: list[float]) -> dict[str, float]:
+    ordered = sorted(spent)
     median = statistics.median(ordered)
     return {"median_ms": median, "min_ms": ordered[0], "max_ms": ordered[-1]}
 

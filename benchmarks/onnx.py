@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+import onnxruntime as ort
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import sparsify
+from benchmarks.machine import environment
 from benchmarks.networks import Network, full
-from benchmarks.speed import SHARES, centred_square, console, environment, interleaved, timed
 from examples.onnx_only import Folder
+from sparsify.masks import centred_square
+from sparsify.timing import interleaved, medians, timed
+
+SHARES = (0.012, 0.05, 0.15, 0.3)
+console = Console()
 
 
 class _Tensors(nn.Module):
@@ -36,50 +42,55 @@ class _Tensors(nn.Module):
         return tuple(tree_leaves(self.model(*args, **kwargs)))
 
 
-def measure(network: Network, rounds: int, folder: Path) -> dict[str, Any]:
-    """Everything that the table and the JSON show of one network."""
+def export(network: Network, folder: Path) -> None:
+    """Writes ``dense.onnx`` and the folder ``sparse``."""
     torch.manual_seed(0)
     model = network.build().eval()
     args, kwargs = network.inputs()
-    dense_path = folder / "dense.onnx"
     options: dict[str, Any] = {"dynamo": True, "opset_version": 23, "verbose": False}
-    seconds, _ = timed(
-        lambda: torch.onnx.export(_Tensors(model), args, dense_path, kwargs=kwargs, **options)
+    spent, _ = timed(
+        lambda: torch.onnx.export(
+            _Tensors(model), args, folder / "dense.onnx", kwargs=kwargs, **options
+        )
     )
-    console.log(f"{network.name}: dense model exported in {seconds:.0f} s")
+    console.log(f"{network.name}: dense model exported in {spent / 1e3:.0f} s")
     sparse = sparsify.sparsify(model, dilate=network.dilate, backend="eager")
-    seconds, _ = timed(lambda: sparse.export(folder / "sparse", *args, format="onnx", **kwargs))
-    console.log(f"record, plan and update exported in {seconds:.0f} s")
+    spent, _ = timed(lambda: sparse.export(folder / "sparse", *args, format="onnx", **kwargs))
+    console.log(f"record, plan and update exported in {spent / 1e3:.0f} s")
 
+
+def measure(network: Network, folder: Path, rounds: int) -> dict[str, Any]:
+    """Everything that the table and the JSON show of one exported network."""
     ours = Folder(folder / "sparse")
+    session = ort.InferenceSession(folder / "dense.onnx", providers=["CPUExecutionProvider"])
+    torch.manual_seed(0)
+    leaves = [leaf for leaf in tree_leaves(network.inputs()) if isinstance(leaf, Tensor)]
     names = [entry["name"] for entry in ours.signature["inputs"]]
-    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     inputs = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
-    session = onnxruntime.InferenceSession(dense_path, providers=["CPUExecutionProvider"])
     feed = dict(zip((i.name for i in session.get_inputs()), inputs.values(), strict=True))
     recorded = ours.run("record", inputs)
-    variants = {"dense": lambda: session.run(None, feed)}
+    variants: dict[str, Callable[[], Any]] = {"dense": lambda: session.run(None, feed)}
     rows = []
     for share in SHARES:
         mask = centred_square(tuple(ours.signature["grid"]), share)
-        edited = torch.where(mask, torch.randn_like(args[0]), args[0]).numpy()
-        plan_seconds, tables = timed(lambda mask=mask: ours.run("plan", {"mask": mask.numpy()}))
-        rows.append({"edited_share": share, "plan_ms": plan_seconds * 1e3})
+        edited = torch.where(mask, torch.randn_like(leaves[0]), leaves[0]).numpy()
+        plan_ms, tables = timed(lambda mask=mask: ours.run("plan", {"mask": mask.numpy()}))
+        rows.append({"edited_share": share, "plan_ms": plan_ms})
         given = {**recorded, **tables, **inputs, names[0]: edited}
         variants[f"update {share}"] = lambda given=given: ours.run("update", given)
     times = interleaved(variants, rounds)
-    medians = {name: statistics.median(seconds) * 1e3 for name, seconds in times.items()}
+    median = medians(times)
     for row in rows:
         name = f"update {row['edited_share']}"
-        row["update_ms"] = medians[name]
-        row["spread_ms"] = (max(times[name]) - min(times[name])) * 1e3
-        row["speedup"] = medians["dense"] / medians[name]
+        row["update_ms"] = median[name]
+        row["spread_ms"] = max(times[name]) - min(times[name])
+        row["speedup"] = median["dense"] / median[name]
     return {
         "network": network.name,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "dilate": network.dilate,
-        "dense_ms": medians["dense"],
-        "dense_spread_ms": (max(times["dense"]) - min(times["dense"])) * 1e3,
+        "dense_ms": median["dense"],
+        "dense_spread_ms": max(times["dense"]) - min(times["dense"]),
         "edits": rows,
     }
 
@@ -110,7 +121,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
-            result = {**environment(), **measure(networks[name], options.rounds, Path(folder))}
+            export(networks[name], Path(folder))
+            result = {**environment(), **measure(networks[name], Path(folder), options.rounds)}
         (options.out / f"{name}-onnx.json").write_text(json.dumps(result, indent=1) + "\n")
         console.print(table(result))
 

@@ -111,10 +111,9 @@ class Bilinear(NamedTuple):
 
     def _axis(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         at = position.to(torch.float64)
-        if self.align_corners:
-            at = at * self.scale[axis]
-        else:
-            at = ((at + 0.5) * self.scale[axis] - 0.5).clamp(min=0)
+        # A tensor: exporters to ONNX round numbers to float32.
+        scale = torch.tensor(self.scale[axis], dtype=torch.float64)
+        at = at * scale if self.align_corners else ((at + 0.5) * scale - 0.5).clamp(min=0)
         low = at.floor().to(torch.int64).clamp(max=self.in_grid[axis] - 1)
         high = (low + 1).clamp(max=self.in_grid[axis] - 1)
         share = (at - low).clamp(0, 1)

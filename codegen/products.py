@@ -31,9 +31,18 @@ declare("matmul", "(Tensor first, Tensor second) -> Tensor", torch.matmul, torch
 
 def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
     """``cdist`` of packed rows; opaque to inductor, which asks how many there are."""
-    library: Any = torch.ops.aten if torch.compiler.is_exporting() else torch.ops.sparsify
-    out: Tensor = library.cdist(rows, codes, *args)
+    if torch.compiler.is_exporting():
+        return _exported_cdist(rows, codes, *args)
+    out: Tensor = torch.ops.sparsify.cdist(rows, codes, *args)
     return out
+
+
+def _exported_cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
+    """In operators that every format has, for Euclidean distances."""
+    if p != 2:
+        return torch.cdist(rows, codes, p)
+    squares = rows.square().sum(-1, keepdim=True) + codes.square().sum(-1).unsqueeze(-2)
+    return (squares - 2 * rows @ codes.mT).clamp(min=0).sqrt()
 
 
 def _cdist_fake(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:

@@ -47,7 +47,18 @@ def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
     """Mask [H, W] carried to another ``grid``: active where any covered input site is."""
     if tuple(mask.shape) == grid:
         return mask
-    return F.adaptive_max_pool2d(mask[None].to(torch.float32), grid)[0] > 0
+    down, across = (_covers(size, new) for size, new in zip(mask.shape, grid, strict=True))
+    return (down @ mask.to(torch.float32) @ across.T) > 0
+
+
+def _covers(size: int, new: int) -> Tensor:
+    """float32 [new, size]: 1 where an entry of a resized axis covers one of the axis.
+
+    The windows of ``adaptive_max_pool2d``, which not every export format has.
+    """
+    at, entry = torch.arange(size), torch.arange(new).unsqueeze(1)
+    first, end = entry * size // new, ((entry + 1) * size + new - 1) // new
+    return ((at >= first) & (at < end)).to(torch.float32)
 
 
 def union(first: Tensor, *others: Tensor) -> Tensor:

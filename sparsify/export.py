@@ -70,8 +70,9 @@ class _Exporter:
 
     def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
         self._sparse, self._model, self._call, self._format = sparse, model, call, format
-        self._weights, self._tensors = _weights(sparse.joint)
-        self._inputs = _names(call, taken=set(self._tensors))
+        folded = {fold.name for fold in sparse.graphs.folds}
+        self._weights, self._tensors = _weights(sparse.joint, folded)
+        self._inputs = _names(call, taken={"mask", *self._tensors})
         graphs = sparse.graphs
         (outputs, kept, conditions), tables = _results(graphs.record), _results(graphs.plan)[0]
         self._made = {
@@ -99,6 +100,8 @@ class _Exporter:
         graphs: dict[str, GraphFile] = {}
         for function in functions:
             file = folder / f"{function.name}{_SUFFIX[self._format]}"
+            if self._format == "onnx":
+                onnx.prepare(function)
             exported = program(function, self._values, self._dynamic)
             if function.name == "arrange":
                 made = exported.module()(tuple(self._values[name] for name in function.weights))
@@ -143,7 +146,12 @@ class _Exporter:
         plan = self._pure("plan", graphs.plan, ["mask"], {"table": made["table"]}, read)
         results = {"condition": _results(graphs.static)}
         static = self._pure("static", graphs.static, self._inputs, results, read)
-        functions = [record, plan, *([static] if static.outputs else ()), update]
+        functions = [
+            record,
+            *([plan] if plan.outputs else ()),  # everything is computed whole
+            *([static] if static.inputs else ()),  # otherwise conditions never change
+            update,
+        ]
         return [arranging(self._arranged), *functions] if self._arranged else functions
 
     def _pure(
@@ -166,7 +174,9 @@ class _Exporter:
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
         parameters = inspect.signature(self._model.forward).parameters.values()
-        exchanged = {name for g in graphs.values() for name in (*g.inputs, *g.outputs)}
+        crossing = {name for g in graphs.values() for name in (*g.inputs, *g.outputs)}
+        given = {n for n, leaf in zip(self._inputs, call.leaves, strict=True) if _is_tensor(leaf)}
+        exchanged = sorted((crossing | given) - set(self._weights))
         config = asdict(sparse.config)
         del config["backend"]
         leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
@@ -187,7 +197,7 @@ class _Exporter:
                 )
             ),
             outputs=_structure(sparse.output_spec, leaves),
-            values={name: self._value(name) for name in sorted(exchanged - set(self._tensors))},
+            values={name: self._value(name) for name in exchanged},
             graphs=graphs,
         )
 
@@ -214,14 +224,17 @@ def _names(call: Call, taken: set[str]) -> list[str]:
     return names
 
 
-def _weights(joint: GraphModule) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The name of every constant of the graphs, the same for tied ones, and the tensors."""
+def _weights(joint: GraphModule, made: Container[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The name of every constant of the graphs, the same for tied ones, and the tensors.
+
+    Without those that are ``made`` of others.
+    """
     names: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
     first: dict[Any, str] = {}
     for node in joint.graph.find_nodes(op="get_attr"):
         tensor = attrgetter(node.target)(joint)
-        if isinstance(tensor, Tensor) and not tensor.is_mkldnn:
+        if isinstance(tensor, Tensor) and node.target not in made:
             key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             names[node.target] = first.setdefault(key, node.target)
             tensors[first[key]] = tensor.detach()
@@ -230,8 +243,15 @@ def _weights(joint: GraphModule) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _save(tensors: Mapping[str, Tensor], used: Iterable[str], path: Path) -> dict[str, Stored]:
     """Writes the ``used`` tensors; returns where in the file each lies."""
-    chosen = {name: tensors[name].contiguous() for name in used if name in tensors}
+    chosen: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name in sorted(name for name in used if name in tensors):
+        tensor = tensors[name].contiguous()
+        start = tensor.untyped_storage().data_ptr()
+        chosen[name] = tensor.clone() if start in memory else tensor  # parts of one weight
+        memory.add(start)
     save_file(chosen, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # it was made for its owner alone
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -240,6 +260,10 @@ def _save(tensors: Mapping[str, Tensor], used: Iterable[str], path: Path) -> dic
         name: Stored(tuple(chosen[name].shape), 8 + length + start, end - start)
         for name, (start, end) in offsets.items()
     }
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor)
 
 
 def _input(path: str, name: str, leaf: Any, grid: tuple[int, int] | None) -> Input:

@@ -70,7 +70,8 @@ class FolderSignature:
     ``{"value": name}`` and ``{"constant": ...}``."""
     values: dict[str, Value]
     graphs: dict[str, GraphFile]
-    """record, plan, update; static (makes the conditions anew) if there are conditions; arrange
+    """record, plan (if an update reads tables), update; static (makes the conditions anew) if
+    they depend on inputs; arrange
     (makes constants from weights, once at load) if the format has no such constants itself."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Size and sha256 of every other file."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
 from .codegen.export import aoti, onnx, pt2
@@ -44,6 +45,13 @@ class Outputs(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
+
+
+register_pytree_node(
+    Outputs,
+    lambda outputs: (list(outputs.values()), list(outputs)),
+    lambda values, names: Outputs(zip(names, values, strict=True)),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +117,7 @@ class Loaded:
                 "the items have different masks, but an exported update takes one for all: "
                 "export with a batch of one and update the items one by one"
             )
-        tables = self._call("plan", {"mask": own.contiguous()})
+        tables = self._call("plan", {"mask": own.contiguous()}) if "plan" in self._run else {}
         return LoadedPlan(self, tables, not bool(own.any()))
 
     def update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
         "shuffle_phase": t.shuffle_phase(MOVES["nearest"], sites, (2, 2)),  # type: ignore[arg-type]
         "source_sites": t.source_sites(MOVES["same"], sites),
         "divisor": t.pool_divisor(WINDOW, None, None),
+        "whole map": t.kernel_map(WINDOW, None, None)[0],
         "fixed_divisor": t.pool_divisor(WINDOW, sites[:1], 9),
     }
     for name, move in MOVES.items():
@@ -50,14 +52,13 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
         out = t.active_sites(grown)
         results[f"grow {name}"] = grown
         results[f"map {name}"], results[f"halo {name}"] = t.kernel_map(move, sites, out)
-        results[f"whole map {name}"], _ = t.kernel_map(move, None, out)
     return results
 
 
 def as_graph(function: Callable[..., dict[str, Tensor]], names: list[str]) -> Any:
     graph = Graph()
     results = graph.call_function(function, (graph.placeholder("mask"),))
-    outputs = {name: graph.call_function(dict.get, (results, name)) for name in names}
+    outputs = {name: graph.call_function(operator.getitem, (results, name)) for name in names}
     graph.output(list(outputs.values()))
     return pure("plan", GraphModule(torch.nn.Module(), graph), ["mask"], outputs, {}, {})
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.coverage import oracle, relative
-from benchmarks.masks import centred_square
 from benchmarks.networks import Network, full, small
 from sparsify import sparsify
 from sparsify.masks import centred_square

@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import ExportError
-from .programs import Pure, reason
+from .programs import Pure, quiet, reason
 from .pt2 import Run
 
 
@@ -21,9 +21,10 @@ def write(exported: ExportedProgram, function: Pure, path: Path) -> None:
     names = {kind: "\n".join(getattr(function, kind)) for kind in ("inputs", "weights", "outputs")}
     configs: dict[str, Any] = {"aot_inductor.metadata": names}
     try:
-        torch._inductor.aoti_compile_and_package(
-            exported, package_path=str(path), inductor_configs=configs
-        )
+        with quiet():
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(path), inductor_configs=configs
+            )
     except Exception as error:
         raise ExportError(
             f"AOTInductor cannot compile the {function.name} graph: {reason(error)}. "

@@ -11,12 +11,27 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from .. import ops, products
 from ..errors import ExportError, FolderError
-from .programs import Pure, reason
+from .programs import Pure, quiet, reason
 from .pt2 import Run
 
 OPSET = 23
 _NO_NUMPY = (torch.bfloat16,)
+
+
+# What an exporter to ONNX does not know, or not in all forms, in terms of what it knows.
+_IN_OTHER_WORDS: dict[Any, Any] = {
+    torch.ops.aten.scaled_dot_product_attention.default: ops.attention,
+    torch.ops.aten.cdist.default: products.cdist,
+}
+
+
+def prepare(function: Pure) -> None:
+    """To be called before the graph becomes a program."""
+    for node in function.module.graph.nodes:
+        node.target = _IN_OTHER_WORDS.get(node.target, node.target)
+    function.module.recompile()
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,15 @@ def write(
 
     _require_numpy(exported, function)
     try:
-        converted = torch.onnx.export(
-            exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
-        )
+        with quiet():
+            converted = torch.onnx.export(
+                exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+            )
         assert converted is not None
         model = converted.model
     except Exception as error:
         raise ExportError(
-            f"the {function.name} graph has no form in ONNX: {reason(error)}. "
+            f"the {function.name} graph has no form in ONNX: {reason(error.__cause__ or error)}. "
             'format="pt2" has every operator'
         ) from error
     graph = model.graph

@@ -5,9 +5,12 @@ So all programs of a folder share one file of weights, whatever their format.
 
 from __future__ import annotations
 
+import logging
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +100,12 @@ def program(
     shapes = tuple({0: Dim.AUTO} if name in dynamic else None for name in names)
     try:
         # No size is 1 or not: where it matters, what is right for all sizes is traced.
-        with torch.no_grad(), _any_size(backed_size_oblivious=True):
+        with quiet(), torch.no_grad(), _any_size(backed_size_oblivious=True):
             exported = torch.export.export(
-                _Named(function.module), (examples,), dynamic_shapes=(shapes,), strict=False
+                _Named(function.module),
+                (examples,),
+                dynamic_shapes=(shapes,) if names else None,
+                strict=False,
             )
     except Exception as error:
         raise ExportError(
@@ -123,11 +129,29 @@ class _Named(torch.nn.Module):
         return self._run(*values)
 
 
-def reason(error: Exception) -> str:
-    """The first line of a message, and the node that it names."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    nodes = [line for line in lines if line.startswith("While executing")]
-    return "; ".join([*lines[:1], *nodes[:1]]) or type(error).__name__
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, exporters do not warn about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def reason(error: BaseException) -> str:
+    """The first lines of an error and of what caused it, and the node at which it arose."""
+    found = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        nodes = [line for line in lines if line.startswith("While executing")]
+        found += [*lines[:1], *nodes[:1]] or [type(cause).__name__]
+        cause = cause.__cause__
+    return "; ".join(found)
 
 
 def _contiguous(graph: Graph, node: Node) -> Node:
