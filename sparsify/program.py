@@ -61,13 +61,16 @@ class Program:
             Fuse() if on_cuda else None,
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
-        self._update, self._static = Emitted(self.graphs.update), Emitted(self.graphs.static)
+        graphs = self.graphs
+        self._update, self._static = Emitted(graphs.update), Emitted(graphs.static)
+        self._dense = Emitted(graphs.dense)  # compiling does not make it faster on a CPU
         if config.backend == "inductor":
-            sizes = [len(call.leaves) + i for i, d in enumerate(self.graphs.dynamic) if d]
+            sizes = [len(call.leaves) + i for i, d in enumerate(graphs.dynamic) if d]
             options = CUDA_OPTIONS if on_cuda else None
-            self._update = Compiled(self.graphs.update, sizes, self.graphs.most_rows, options)
+            self._update = Compiled(graphs.update, sizes, graphs.most_rows, options)
             if on_cuda:
                 self._update, self._static = OnCuda(self._update), OnCuda(self._static)
+                self._dense = OnCuda(Compiled(graphs.dense, ()))
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the name of the recorded value's node."""
         self.large = LargeEdits(self.graphs.dense, config.dense_above)
@@ -126,9 +129,9 @@ class Program:
             return result, baseline if commit else None
         if commit and baseline.restricted_to is not None:
             raise BaselineError("a restricted baseline cannot be committed to: update the full one")
+        self._refold(weights)
         if tables.is_dense:
             return self._update_densely(baseline, call, tables.masks, commit, weights)
-        self._refold(weights)
         conditions = baseline.conditions
         if not self._same_inputs(baseline, call.leaves):
             conditions = self._run("static", *call.leaves)
@@ -200,14 +203,12 @@ class Program:
         nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]
         return all(isinstance(node.meta["mask"], Node) for node in nodes)
 
-    def _run(
-        self, name: Literal["record", "dense", "static", "update", "commit"], *inputs: Any
-    ) -> Any:
+    def _run(self, name: Stage, *inputs: Any) -> Any:
+        # Recording and committing happen once a picture: compiling takes minutes and would
+        # seldom pay.
+        emitted = {"update": self._update, "static": self._static, "dense": self._dense}
         with torch.no_grad():
-            if name in ("update", "static"):
-                return (self._update if name == "update" else self._static)(*inputs)
-            # Once a picture: compiling takes minutes and would seldom pay.
-            return getattr(self.graphs, name)(*inputs)
+            return emitted.get(name, getattr(self.graphs, name))(*inputs)
 
     @property
     def is_stale(self) -> bool:
@@ -233,6 +234,7 @@ class Program:
         self._folded_for = weights
         self._update.forget()
         self._static.forget()
+        self._dense.forget()
 
 
 def has_kernels(device: torch.device) -> bool:

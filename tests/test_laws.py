@@ -28,6 +28,7 @@ Policy = Literal["fixed", "exact"]
 POLICIES = st.sampled_from(["fixed", "exact"])
 # Each example captures a model once or more; the two laws that imply most others get the most.
 FEWER = settings(max_examples=settings.default.max_examples // 3)
+FEWEST = settings(max_examples=settings.default.max_examples // 6)
 SEVERAL_MASKS = st.lists(MASKS, min_size=1, max_size=4)
 
 
@@ -134,7 +135,7 @@ def test_full_mask_with_new_conditions_equals_dense(recipe: Recipe, policy: Poli
     assert_close(got, dense(recipe, after), tolerance(recipe, before, after))
 
 
-@FEWER
+@FEWEST
 @given(recipes(), MASKS, FIXED, st.booleans())
 def test_large_edits_run_the_dense_model(
     recipe: Recipe, mask: MaskRecipe, fixed: Fixed, commit: bool
@@ -180,7 +181,7 @@ def test_restricted_baselines_serve_their_mask(
         sparse.update(small, *edit(recipe), mask=~active)
 
 
-@FEWER
+@FEWEST
 @given(recipes(), MASKS, FIXED, st.sampled_from([torch.float16, torch.bfloat16]))
 def test_narrow_baselines_differ_by_their_rounding_alone(
     recipe: Recipe, mask: MaskRecipe, fixed: Fixed, dtype: torch.dtype
