@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.networks import Network, small
-from benchmarks.speed import centred_square
 from sparsify import sparsify
+from sparsify.masks import centred_square
 
 SHARES = (0.0, 0.01, 0.05, 0.3, 1.0)
 ALLOWED = 1e-4
@@ -55,7 +55,8 @@ torch.save([leaves(output), *map(leaves, updates)], results)
 def test_a_fresh_process_follows(name: str, format: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]
-    sparse = sparsify(network.build().eval(), dilate=network.dilate, backend="eager")
+    options = {"dilate": network.dilate, "dense_above": 1.0, "backend": "eager"}
+    sparse = sparsify(network.build().eval(), **options)
     args, kwargs = network.inputs()
     output, baseline = sparse.record(*args, **kwargs)
     wanted, edits = [tree_leaves(output)], []
