@@ -48,12 +48,16 @@ def interpret(node: Node) -> None:
         _find_layout(node)
 
 
+def draws(node: Node) -> bool:
+    """Does the node draw random numbers? Attention does not unless it drops some out."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    return all(argument(node, name, True) for name in ("train", "training", "dropout_p"))
+
+
 def _refuse_draws(node: Node) -> None:
     """What is drawn anew in an update would change the picture everywhere."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return
-    names = ("train", "training", "dropout_p")
-    if all(argument(node, name, True) for name in names):
+    if draws(node):
         raise CaptureError(
             f"{node.name} ({node.target}) draws random numbers by edited values, so no update "
             "could repeat the recorded picture: pass the numbers as an input"

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .passes.analyze import draws
 from .passes.macs import macs
 from .passes.masks import ALL
 from .passes.oracle import blend
@@ -24,11 +24,8 @@ class LargeEdits:
         self._outputs: Any = dense.graph.output_node().args[0]
         self._above = above
         self._work: Counter[str] = Counter()
-        drawn = torch.Tag.nondeterministic_seeded
         # The recorded noise counts, which a dense run would draw anew.
-        self._is_repeatable = not any(
-            drawn in getattr(n.target, "tags", ()) for n in dense.graph.nodes
-        )
+        self._is_repeatable = not any(map(draws, dense.graph.nodes))
         for node in dense.graph.nodes:
             mask = node.meta.get("mask")
             self._work[mask.name if isinstance(mask, Node) else str(mask)] += macs(node)
@@ -51,10 +48,6 @@ class LargeEdits:
     ) -> list[Any]:
         """``new`` inside the masks and ``old`` outside."""
         return _overlaid(self._outputs, new, old, masks)
-
-
-def _draws(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _overlaid(

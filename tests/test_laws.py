@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -163,7 +163,7 @@ def test_large_edits_run_the_dense_model(
         assert_close(again, got, allowed)
 
 
-@FEWER
+@FEWEST
 @given(recipes(), MASKS, POLICIES, FIXED)
 def test_restricted_baselines_serve_their_mask(
     recipe: Recipe, mask: MaskRecipe, policy: Policy, fixed: Fixed
@@ -193,6 +193,8 @@ def test_narrow_baselines_differ_by_their_rounding_alone(
     _, rounded = narrow.record(*recipe.inputs())
     _, baseline = wide.record(*recipe.inputs())
     dtypes = {name: value.dtype for name, value in _kept(rounded)}
+    # A value that is an output too may be kept in both forms.
+    assume(len({(name, value.dtype) for name, value in _kept(rounded)}) == len(dtypes))
     values = tuple(value.to(dtypes[name]).to(value.dtype) for name, value in _kept(baseline))
     baseline = replace(baseline, values=values)
     for sparse, recorded in ((narrow, rounded), (wide, baseline)):
