@@ -71,9 +71,9 @@ def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any,
     program = baseline.program
     graph, tables = program.graphs.record, program.plan(plan)
     if tables.is_dense:
-        inputs = program.large.edited_inputs(new, old, tables.masks)
+        inputs = program.edited_inputs(new, old, tables.masks)
         outputs = program.graphs.dense(*inputs)
-        return program.large.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
+        return program.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
     by_node = {
         node: tables.masks[node.meta["mask"].name]
         for node in graph.graph.nodes

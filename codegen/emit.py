@@ -47,7 +47,8 @@ class Emitted:
 class Compiled(Emitted):
     """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
     rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask.
-    ``options`` are inductor's. What it cannot compile runs as it is, with a warning."""
+    ``options`` are inductor's. What it cannot compile runs as it is, with a warning that calls
+    it ``name``."""
 
     def __init__(
         self,
@@ -55,8 +56,10 @@ class Compiled(Emitted):
         sizes: Sequence[int],
         most: int | None = None,
         options: dict[str, Any] | None = None,
+        name: str = "update",
     ) -> None:
         super().__init__(module)
+        self._name = name
         _mark_caches()
         self._sizes, self._most = sizes, most
         self._sources: list[str] = []
@@ -83,7 +86,7 @@ class Compiled(Emitted):
     def _give_up(self, error: Exception) -> None:
         reason = str(error).strip().split("\n")[0]
         warnings.warn(
-            f"the update cannot be compiled and runs uncompiled, slower: {reason} "
+            f"the {self._name} cannot be compiled and runs uncompiled, slower: {reason} "
             '(backend="eager" says nothing)',
             stacklevel=2,
         )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from sparsify.codegen import ops
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from .blend import blend
 from .layout import Layout
 
 
@@ -61,15 +61,3 @@ class Oracle(Interpreter):
         if bias is not None:
             y = y + bias.view(1, channels, *[1] * (x.dim() - 2))
         return y, mean, rstd
-
-
-def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """``new`` at the active positions of the axis of sites, and beside its grid."""
-    space, dim = layout.space, layout.site_dim
-    inside = mask.flatten().repeat(space.outer)
-    active = torch.ones(space.size, dtype=torch.bool, device=mask.device)
-    active[space.before : space.before + space.sites] = inside
-    shape = [1] * new.dim()
-    last = dim if layout.merged else dim + 1
-    shape[dim : last + 1] = new.shape[dim : last + 1]
-    return torch.where(active.reshape(shape), new, old)

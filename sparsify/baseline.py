@@ -64,7 +64,7 @@ class Baseline:
     items: list[Baseline] = field(default_factory=list)
     """One for each item of the batch, once items have masks of their own."""
     restricted_to: Tensor | None = None
-    """The only mask that it still serves."""
+    """The only mask that it still serves, on the host."""
 
     @property
     def nbytes(self) -> int:
@@ -84,26 +84,34 @@ class Baseline:
             raise BaselineError(
                 "the items of this batch have masks of their own: restrict to one mask [H, W]"
             )
-        tables = self.program.plan(plan)
         self.require(plan)
+        tables = self.program.plan(plan)
+        if tables.is_dense:  # inputs and outputs are all that it reads
+            nothing: dict[str, Any] = {"values": (), "conditions": ()}
+            return replace(self, **nothing, items=[], restricted_to=tables.mask)
         shared: dict[tuple[int, ...], Tensor] = {}
         values = list(self.values)
         for index, (value, read) in enumerate(zip(values, self.program.graphs.reads, strict=True)):
-            if read is None or tables.is_dense or isinstance(value, Rows):
+            if read is None or isinstance(value, Rows):
                 continue
             if read.tables not in shared:
                 shared[read.tables] = torch.cat([tables.tables[i] for i in read.tables]).unique()
             values[index] = Rows.of(value, shared[read.tables], read.dim)
-        return replace(self, values=tuple(values), restricted_to=plan.mask.clone())
+        return replace(self, values=tuple(values), items=[], restricted_to=tables.mask)
 
-    def require(self, plan: Plan) -> None:
-        """Raises :class:`MaskError` if updates of ``plan`` are not served any more."""
-        own, mask = self.restricted_to, plan.mask
-        if own is not None and not torch.equal(own.cpu(), mask.cpu()):
+    def require(self, plan: Plan, commit: bool = False) -> None:
+        """Raises :class:`MaskError` if updates of ``plan`` are not served any more, and
+        :class:`BaselineError` for commits to a restricted baseline."""
+        own = self.restricted_to
+        if own is None:
+            return
+        if plan.items or not torch.equal(own, self.program.plan(plan).mask):
             raise MaskError(
                 "this baseline was restricted to another mask: update from the one that it was "
                 "made of, or record again"
             )
+        if commit:
+            raise BaselineError("a restricted baseline cannot be committed to: update the full one")
 
     def expanded(self) -> tuple[Tensor, ...]:
         """The values as the update graph takes them."""

@@ -25,12 +25,12 @@ from .codegen.export.onnx import Stored
 from .codegen.export.programs import Arranged, Pure, arranging, program, pure
 from .folder import (
     FORMATS,
-    SIGNATURE,
     WEIGHTS,
     FolderSignature,
     GraphFile,
     Input,
     Value,
+    is_exported,
     write_signature,
 )
 from .program import Program
@@ -51,9 +51,20 @@ def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, for
         new = Path(temporary) / "new"
         new.mkdir()
         _Exporter(sparse, model, call, format).write(new)
-        if path.exists():
-            path.rename(Path(temporary) / "old")
+        _replace(path, new, Path(temporary) / "old")
+
+
+def _replace(path: Path, new: Path, old: Path) -> None:
+    """``new`` becomes ``path``; what stood there becomes ``old``."""
+    if not path.exists():
         new.rename(path)
+        return
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
 
 
 def _require_possible(sparse: Program, path: Path, format: str) -> None:
@@ -61,8 +72,10 @@ def _require_possible(sparse: Program, path: Path, format: str) -> None:
         raise ExportError(f"format={format!r}: one of {', '.join(FORMATS)}")
     if sparse.device.type != "cpu":
         raise ExportError(f"the inputs are on {sparse.device}: export model and inputs on the CPU")
-    if path.exists() and not (path / SIGNATURE).is_file():
-        raise ExportError(f"{path} exists and is no exported folder: give another path")
+    if path.exists() and not is_exported(path):
+        raise ExportError(
+            f"{path} exists and is no exported folder, or has other files too: give another path"
+        )
 
 
 class _Exporter:
@@ -177,8 +190,10 @@ class _Exporter:
         crossing = {name for g in graphs.values() for name in (*g.inputs, *g.outputs)}
         given = {n for n, leaf in zip(self._inputs, call.leaves, strict=True) if _is_tensor(leaf)}
         exchanged = sorted((crossing | given) - set(self._weights))
-        config = asdict(sparse.config)
+        config = {**asdict(sparse.config), "grids": dict(sparse.config.grids)}
         del config["backend"]
+        if (dtype := sparse.config.baseline_dtype) is not None:
+            config["baseline_dtype"] = str(dtype).removeprefix("torch.")
         leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
         return FolderSignature(
             format=self._format,

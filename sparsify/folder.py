@@ -106,12 +106,28 @@ def read_signature(folder: Path) -> FolderSignature:
         )
     if _digest(content) != expected:
         raise FolderError(f"{path} was changed after the export: export again")
-    signature = _from_json(content)
+    try:
+        signature = _from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FolderError(f"{path} lacks parts ({error}): export again") from None
     _check_files(folder, signature)
     return signature
 
 
+def is_exported(folder: Path) -> bool:
+    """Does ``folder`` hold what an export wrote, of any version, and nothing else?"""
+    try:
+        known = set(json.loads((folder / SIGNATURE).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return {path.name for path in folder.iterdir()} <= known | {SIGNATURE}
+
+
 def _check_files(folder: Path, signature: FolderSignature) -> None:
+    """The files that are loaded, and no others, are known by their hashes."""
+    loaded = {WEIGHTS, *(graph.file for graph in signature.graphs.values())}
+    if odd := sorted({n for n in loaded if n not in signature.files or Path(n).name != n}):
+        raise FolderError(f"{folder / SIGNATURE} has no hash of {odd[0]}: export again")
     for name, about in signature.files.items():
         path = folder / name
         if not path.is_file():

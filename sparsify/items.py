@@ -35,6 +35,7 @@ def committed(baseline: Baseline, call: Call, output: Any, items: Sequence[Basel
         inputs=inputs,
         origins=(None,) * len(inputs),
         items=list(items),
+        restricted_to=None,
     )
 
 

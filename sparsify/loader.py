@@ -102,8 +102,9 @@ class Loaded:
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, LoadedBaseline]:
         """The model's output and the baseline to update from. Raises :class:`SignatureError`."""
         inputs = self._bound(args, kwargs)
-        values = self._call("record", inputs)
+        # What is kept may be views of the inputs, which the caller may write to.
         copies = {name: value.clone() for name, value in inputs.items()}
+        values = self._call("record", copies)
         return self._outputs(values), LoadedBaseline(self, copies, values)
 
     def plan(self, mask: Tensor) -> LoadedPlan:
@@ -159,7 +160,7 @@ class Loaded:
                 _require(entry.path, repr(leaf), entry.constant)
             else:
                 _require(entry.path, _describe(leaf), self._described(entry.name))
-                values[entry.name] = leaf.contiguous()
+                values[entry.name] = leaf.detach().contiguous()
         return values
 
     def _described(self, name: str) -> str:

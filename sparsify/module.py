@@ -141,6 +141,7 @@ class SparseModule(nn.Module):
     ) -> tuple[Any, Baseline | None]:
         """An update for inputs that are known to match the baseline's."""
         program = baseline.program
+        baseline.require(plan, commit)
         if plan.items or baseline.values is None:
             program.require_current(baseline)
             check_mask(plan.mask, program.grid, program.batch, program.device)
@@ -159,7 +160,8 @@ class SparseModule(nn.Module):
             outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
             require_independent(baseline, outputs)
             baseline.items.extend(items)
-        calls, plans = split(self.model, call, batch), plan.items or [plan] * batch
+        shared = Plan(plan.mask[0]) if plan.mask.dim() == 3 else plan
+        calls, plans = split(self.model, call, batch), plan.items or [shared] * batch
         results = [
             self.update_call(item, own, own_plan, commit)
             for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .program import Program
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
     """What a program made of a mask."""
 
+    mask: Tensor
+    """bool [H, W], on the host."""
     tables: list[Tensor]
     masks: dict[str, Tensor]
     """bool [H, W], by the name of their node."""
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
-    is_empty: bool
+
+    @cached_property
+    def is_empty(self) -> bool:
+        return not bool(self.mask.any())
 
 
 @dataclass(eq=False)
@@ -29,7 +30,7 @@ class Plan:
     """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
 
     mask: Tensor
-    tables: dict[Program, Tables] = field(default_factory=dict)
+    tables: dict[object, Tables] = field(default_factory=dict)
 
     @cached_property
     def items(self) -> list[Plan]:

@@ -20,6 +20,7 @@ from .config import SparsifyConfig
 from .large_edits import LargeEdits
 from .masks import check_mask
 from .passes.analyze import AnalyzeLayout
+from .passes.blend import blended
 from .passes.capture import capture
 from .passes.fuse import Fuse
 from .passes.layout import Grid, Layout
@@ -70,10 +71,10 @@ class Program:
             self._update = Compiled(graphs.update, sizes, graphs.most_rows, options)
             if on_cuda:
                 self._update, self._static = OnCuda(self._update), OnCuda(self._static)
-                self._dense = OnCuda(Compiled(graphs.dense, ()))
+                self._dense = OnCuda(Compiled(graphs.dense, (), name="dense model"))
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the name of the recorded value's node."""
-        self.large = LargeEdits(self.graphs.dense, config.dense_above)
+        self._large = LargeEdits(self.graphs.dense, config.dense_above)
         self._folded_for = self._weights()
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
@@ -105,11 +106,11 @@ class Program:
             with torch.no_grad():
                 tables, values = self.graphs.plan(mask)
             masks = dict(zip(self.graphs.mask_names, values, strict=True))
-            is_dense = self.large.includes(masks)
+            is_dense = self._large.includes(masks)
             if is_dense:
-                tables, masks = [], {k: _sent(m, self.device) for k, m in masks.items()}
-            tables = [_sent(table, self.device) for table in tables]
-            plan.tables[self] = Tables(tables, masks, is_dense, not bool(mask.any()))
+                masks = {name: _sent(own, self.device) for name, own in masks.items()}
+            tables = [] if is_dense else [_sent(table, self.device) for table in tables]
+            plan.tables[self] = Tables(mask, tables, masks, is_dense)
         return plan.tables[self]
 
     def update(
@@ -118,7 +119,6 @@ class Program:
         """The edited run from what an edit touches, and with ``commit`` its own baseline."""
         tables = self.plan(plan)
         weights = self.require_current(baseline)
-        baseline.require(plan)
         if tables.is_empty:
             if not (self.only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
                 raise MaskError(
@@ -127,19 +127,27 @@ class Program:
                 )
             result = tree_unflatten(_copy(baseline.outputs), self.output_spec)
             return result, baseline if commit else None
-        if commit and baseline.restricted_to is not None:
-            raise BaselineError("a restricted baseline cannot be committed to: update the full one")
         self._refold(weights)
         if tables.is_dense:
             return self._update_densely(baseline, call, tables.masks, commit, weights)
+        return self._update_packed(baseline, call, tables, commit, weights)
+
+    def _update_packed(
+        self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
+    ) -> tuple[Any, Baseline | None]:
+        """Active sites only."""
         conditions = baseline.conditions
         if not self._same_inputs(baseline, call.leaves):
             conditions = self._run("static", *call.leaves)
         inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
+        held = {condition.untyped_storage().data_ptr() for condition in conditions}
         if not commit:
-            return tree_unflatten(self._run("update", *inputs), self.output_spec), None
+            outputs = [_own(value, held) for value in self._run("update", *inputs)]
+            return tree_unflatten(outputs, self.output_spec), None
         outputs, values = self._run("commit", *inputs)
-        return self._remembered(call.leaves, outputs, (values, conditions), weights)
+        outputs = [_own(value, held) for value in outputs]
+        leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
+        return self._remembered(leaves, outputs, (values, conditions), weights)
 
     def _update_densely(
         self,
@@ -150,14 +158,27 @@ class Program:
         weights: Weights,
     ) -> tuple[Any, Baseline | None]:
         """The dense model, between inputs and outputs that are the recorded ones outside."""
-        inputs = self.large.edited_inputs(call.leaves, baseline.inputs, masks)
+        inputs = self.edited_inputs(call.leaves, baseline.inputs, masks)
         outputs, *values = (
             self._run("record", *inputs) if commit else (self._run("dense", *inputs),)
         )
-        outputs = self.large.edited_outputs(outputs, baseline.outputs, masks)
+        outputs = self.edited_outputs(outputs, baseline.outputs, masks)
         if not commit:
             return tree_unflatten(outputs, self.output_spec), None
         return self._remembered(inputs, outputs, values, weights)
+
+    def edited_inputs(
+        self, new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+    ) -> list[Any]:
+        """``new`` inside the masks and ``old`` outside."""
+        return blended(self.graphs.dense.graph.find_nodes(op="placeholder"), new, old, masks)
+
+    def edited_outputs(
+        self, new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+    ) -> list[Any]:
+        """``new`` inside the masks and ``old`` outside."""
+        nodes: Any = self.graphs.dense.graph.output_node().args[0]
+        return blended(nodes, new, old, masks)
 
     def _require_finite(self, kept: Sequence[Tensor]) -> None:
         """Raises :class:`BaselineError` for what grew too large for ``baseline_dtype``."""
@@ -171,7 +192,9 @@ class Program:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._update.source:
             _, baseline = self.record(call)
-            self.update(baseline, call, Plan(torch.ones(self.grid, dtype=torch.bool)), False)
+            tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool))
+            sent = [_sent(table, self.device) for table in tables]
+            self._run("update", *call.leaves, *sent, *baseline.expanded(), *baseline.conditions)
         return self._update.source
 
     def require_current(self, baseline: Baseline) -> Weights:
@@ -320,6 +343,8 @@ def _sent(table: Tensor, device: torch.device) -> Tensor:
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-def _own(value: Tensor, foreign: set[int]) -> Tensor:
-    """``value``, copied if it shares memory with what the caller holds."""
+def _own(value: Any, foreign: set[int]) -> Any:
+    """``value``, copied if it shares ``foreign`` memory."""
+    if not isinstance(value, Tensor):
+        return value
     return value.clone() if value.untyped_storage().data_ptr() in foreign else value

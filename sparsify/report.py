@@ -55,6 +55,8 @@ class Report:
     nodes: tuple[NodeReport, ...]
     masks: Mapping[Grid, Tensor]
     """The active mask, bool [H, W], of each grid; the widest where it grows."""
+    is_dense: bool = False
+    """The edit is so large that the dense model runs."""
     fused: tuple[Fused, ...] = ()
     """Where there are kernels of ours: what each does besides, and why not more."""
 
@@ -90,7 +92,10 @@ class Report:
 
     def summary(self) -> Table:
         """Nodes and MACs by state."""
-        table = Table(title="sparsify: what an update computes")
+        what = (
+            "the dense model, for so large an edit" if self.is_dense else "what an update computes"
+        )
+        table = Table(title=f"sparsify: {what}")
         for column in ("state", "nodes", "MACs dense", "MACs now", "share of dense", "kept"):
             table.add_column(column, justify="left" if column == "state" else "right")
         count = Counter(node.state for node in self.nodes)
@@ -160,7 +165,7 @@ def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, i
     is_dense = tables is not None and tables.is_dense
     active = {} if is_dense else {name: float(m.float().mean()) for name, m in masks.items()}
     fused: tuple[Fused, ...] = graphs.update.meta.get("fused", ())
-    return Report(tuple(_node(n, active, kept) for n in nodes), widest, fused)
+    return Report(tuple(_node(n, active, kept) for n in nodes), widest, is_dense, fused)
 
 
 def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> NodeReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 import sparsify
 from sparsify import BaselineError, ExportError, FolderError, MaskError, SignatureError
+from sparsify.folder import _digest
 from sparsify.loader import Loaded
 from tests.networks import MASKS, MaskRecipe, Recipe, recipes
 from tests.reference import FIXED, Fixed, Reference
@@ -268,8 +270,63 @@ def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path) -> None:
 
     program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, tmp_path / "update.pt2")
-    with pytest.raises(FolderError, match="pickles"):
+    with pytest.raises(FolderError, match="parts that an export has not"):
         pt2.read(tmp_path / "update.pt2")
+
+
+@pytest.mark.parametrize("path_name", ["custom_obj_0", "opaque_obj_0", "../tensor_0"])
+def test_other_constants_are_never_loaded(folder: Path, tmp_path: Path, path_name: str) -> None:
+    """Torch unpickles some by their names alone."""
+    from sparsify.codegen.export import pt2
+
+    crafted = tmp_path / "plan.pt2"
+    with zipfile.ZipFile(folder / "plan.pt2") as old, zipfile.ZipFile(crafted, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("model_constants_config.json"):
+                entry = {"path_name": path_name, "is_param": False, "use_pickle": False}
+                content = json.dumps({"config": {"x": entry}}).encode()
+            new.writestr(name, content)
+    with pytest.raises(FolderError, match="parts that an export has not"):
+        pt2.read(crafted)
+
+
+def test_files_without_a_hash_are_refused(copy: Path) -> None:
+    about = json.loads((copy / "signature.json").read_text())
+    about["graphs"]["update"]["file"] = "../update.pt2"
+    del about["sha256"]
+    about["sha256"] = _digest(about)
+    (copy / "signature.json").write_text(json.dumps(about))
+    with pytest.raises(FolderError, match="no hash"):
+        sparsify.load(copy)
+
+
+def test_other_files_are_not_overwritten(copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="other files"):
+        tiny().export(copy, *INPUTS)
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def test_inputs_may_be_overwritten_after_recording(tmp_path: Path) -> None:
+    """A picture of one channel is kept as a view of it."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)).eval()
+    sparse = sparsify.sparsify(model, backend="eager", policy="exact", dense_above=1.0)
+    image = torch.randn(1, 1, SIZE, SIZE)
+    sparse.export(tmp_path / "folder", image)
+    loaded, given = sparsify.load(tmp_path / "folder"), image.clone()
+    _, baseline = loaded.record(given)
+    given.zero_()
+    edited = torch.where(square(3), image + 1, image)
+    assert_close(loaded.update(baseline, edited, mask=square(3)), model(edited), 1e-5)
+
+
+def test_settings_are_written(tmp_path: Path) -> None:
+    tiny(baseline_dtype=torch.bfloat16).export(tmp_path / "folder", *INPUTS)
+    loaded = sparsify.load(tmp_path / "folder")
+    assert loaded.signature.config["baseline_dtype"] == "bfloat16"
+    _, baseline = loaded.record(*INPUTS)
+    assert loaded.update(baseline, *INPUTS, mask=square(4))["sample"].dtype == torch.float32
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ _NO_NUMPY = (torch.bfloat16,)
 # What an exporter to ONNX does not know, or not in all forms, in terms of what it knows.
 _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.scaled_dot_product_attention.default: ops.attention,
-    torch.ops.aten.cdist.default: products.cdist,
+    torch.ops.aten.cdist.default: products.euclidean,
+    products.cdist: products.euclidean,
 }
 
 

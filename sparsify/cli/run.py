@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..codegen.errors import SignatureError
-from ..folder import FolderSignature
+from ..folder import FolderSignature, Input
 from ..loader import load
 from ..masks import difference_mask
 from ..timing import timed
@@ -110,7 +110,7 @@ def _others(signature: FolderSignature, edited: str, given: Mapping[str, str]) -
         if not entry.path.isidentifier():
             raise SignatureError(f"{entry.path} lies in a container: use sparsify.load in Python")
         if entry.name is None:
-            values[entry.path] = ast.literal_eval(str(entry.constant))
+            values[entry.path] = _constant(entry)
         elif entry.path in given:
             shape, dtype = _value(signature, entry.name)
             values[entry.path] = _tensor(f"{entry.path}={given[entry.path]}", shape).to(dtype)
@@ -119,6 +119,15 @@ def _others(signature: FolderSignature, edited: str, given: Mapping[str, str]) -
                 f"{entry.path} is missing: add --input {entry.path}=NUMBER, or a FILE.npy"
             )
     return values
+
+
+def _constant(entry: Input) -> Any:
+    try:
+        return ast.literal_eval(str(entry.constant))
+    except (ValueError, SyntaxError):
+        raise SignatureError(
+            f"{entry.path}={entry.constant} cannot be read back: use sparsify.load in Python"
+        ) from None
 
 
 def _value(signature: FolderSignature, name: str) -> tuple[tuple[int, ...], torch.dtype]:

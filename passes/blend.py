@@ -1,0 +1,40 @@
+"""Edited values inside a mask, recorded ones outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from .layout import Layout
+
+
+def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` at the active positions of the axis of sites, and beside its grid."""
+    space, dim = layout.space, layout.site_dim
+    inside = mask.flatten().repeat(space.outer)
+    active = torch.ones(space.size, dtype=torch.bool, device=mask.device)
+    active[space.before : space.before + space.sites] = inside
+    shape = [1] * new.dim()
+    last = dim if layout.merged else dim + 1
+    shape[dim : last + 1] = new.shape[dim : last + 1]
+    return torch.where(active.reshape(shape), new, old)
+
+
+def blended(
+    nodes: Sequence[Any], new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+) -> list[Any]:
+    """The values of ``nodes``: those on a grid blended by their masks, all others the new ones.
+
+    ``masks`` are bool [H, W], by the name of their node.
+    """
+    values = list(new)
+    for index, node in enumerate(nodes):
+        mask = node.meta.get("mask") if isinstance(node, Node) else None
+        if isinstance(mask, Node):
+            inside = masks[mask.name].to(new[index].device)
+            values[index] = blend(node.meta["layout"], inside, new[index], old[index])
+    return values
