@@ -86,7 +86,7 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     assert baseline.values is not None
     for mask in masks:
         edited = torch.where(mask, torch.randn_like(image), image)
-        tables, _ = program.plan(sparse.plan(mask))
+        tables = program.plan(sparse.plan(mask)).tables
         leaves = bind(model, (edited, *inputs[1:]), {}).leaves
         cases.append((*leaves, *tables, *baseline.values, *baseline.conditions))
     first = len(leaves)
