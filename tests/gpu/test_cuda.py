@@ -92,7 +92,7 @@ def test_networks(name: str) -> None:
     torch.manual_seed(0)
     network = small()[name]
     model, (inputs, options) = network.build().eval(), network.inputs()
-    how = {"dilate": 1, "dense_share": 0.0}
+    how = {"dilate": 1, "dense_share": 0.0, "dense_above": 1.0}
     reference = sparsify(model, backend="eager", **how)
     _, recorded = reference.record(*inputs, **options)
     calls = []
@@ -118,6 +118,25 @@ def test_networks(name: str) -> None:
 
 def recordings(sparse: SparseModule, baseline: Any) -> int:
     return len(baseline.program._update._replayed._recorded)
+
+
+@torch.no_grad()
+def test_large_edits_replay_the_dense_model() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU()).eval().cuda()
+    x, sparse = torch.randn(1, 3, 16, 16).cuda(), sparsify(model, policy="exact")
+    _, baseline = sparse.record(x)
+    mask = torch.ones(16, 16, dtype=torch.bool)
+    mask[:2, :2] = False
+    plan, new = sparse.plan(mask), edited((x,), mask.cuda())[0]
+    sparse.update(baseline, new, mask=plan)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = sparse.update(baseline, new, mask=plan)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(got, model(new), atol=1e-5, rtol=1e-5)
+    assert sparse.report().is_dense
 
 
 @torch.no_grad()
