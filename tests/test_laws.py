@@ -336,7 +336,8 @@ def test_one_compilation_serves_every_mask(name: str, cuda: bool) -> None:
     before, after = recipe.inputs(), recipe.inputs(1)
     allowed = tolerance(recipe, before, after)
     torch._dynamo.reset()
-    compiled, eager = (wrapped(recipe, dilate=0, backend=b) for b in ("inductor", "eager"))
+    options = {"dilate": 0, "dense_above": 1.0}
+    compiled, eager = (wrapped(recipe, **options, backend=b) for b in ("inductor", "eager"))
     with as_on_cuda() if cuda else nullcontext():
         output, baseline = compiled.record(*before)
     want, reference = eager.record(*before)
