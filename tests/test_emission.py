@@ -80,7 +80,8 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     image = inputs[0]
     masks = corner(image.shape[-1]), torch.rand(image.shape[2:]) < 0.4
     with as_on_cuda():
-        sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0)
+        options = {"dilate": 0, "dense_share": 0.0, "dense_above": 1.0}
+        sparse = sparsify(model, backend="eager", **options)
         _, baseline = sparse.record(*inputs)
     program, cases = baseline.program, []
     assert baseline.values is not None
