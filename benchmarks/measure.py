@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._inductor import config as inductor
 from torch.fx import GraphModule
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.floors import Rates, total, weight_bytes
 from benchmarks.machine import environment, rates
@@ -101,6 +102,12 @@ class Prepared:
             return program.graphs.dense, leaves
         recorded = (*self.baseline.expanded(), *self.baseline.conditions)
         return program.graphs.update, (*leaves, *tables.tables, *recorded)
+
+    def updated(self, edit: Edit, sparse: SparseModule, baseline: Baseline) -> Tensor:
+        """The picture after an edit."""
+        output = sparse.update(baseline, *edit.args, mask=edit.plan, **self.kwargs)
+        picture: Tensor = tree_leaves(output)[0]
+        return picture
 
 
 def prepare(network: Network, settings: Settings, step: Step) -> Prepared:
@@ -232,15 +239,8 @@ def peak_mib(run: Run) -> float:
 def _error(prepared: Prepared) -> float:
     """Of an update of all sites, against the dense run, relative to its largest magnitude."""
     edit = prepared.edits[-1]
-    want, got = (
-        torch.utils._pytree.tree_leaves(result)[0]
-        for result in (
-            prepared.model(*edit.args, **prepared.kwargs),
-            prepared.sparse.update(
-                prepared.baseline, *edit.args, mask=edit.plan, **prepared.kwargs
-            ),
-        )
-    )
+    want = tree_leaves(prepared.model(*edit.args, **prepared.kwargs))[0]
+    got = prepared.updated(edit, prepared.sparse, prepared.baseline)
     return float((got - want).abs().max() / want.abs().max())
 
 
@@ -250,12 +250,8 @@ def _narrow(prepared: Prepared, network: Network) -> dict[str, float]:
     options = {"dilate": network.dilate, "backend": "eager", "baseline_dtype": torch.bfloat16}
     sparse = sparsify(prepared.model, **options)
     _, baseline = sparse.record(*prepared.args, **prepared.kwargs)
-    got, want = (
-        torch.utils._pytree.tree_leaves(
-            module.update(recorded, *edit.args, mask=edit.plan.mask, **prepared.kwargs)
-        )[0]
-        for module, recorded in ((sparse, baseline), (prepared.sparse, prepared.baseline))
-    )
+    got = prepared.updated(edit, sparse, baseline)
+    want = prepared.updated(edit, prepared.sparse, prepared.baseline)
     error = float((got - want).square().mean().sqrt() / (want.max() - want.min()))
     return {"mib": baseline.nbytes / 2**20, "psnr_db": -20 * math.log10(max(error, 1e-10))}
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.spade import SpadeGenerator, folded
 from examples.realesrgan import RRDBNet
 from examples.terrain import TerrainUNet, load_terrain
+from sparsify.cli.from_diffusers import Decoder
 
 DDPM_CHURCH_256: dict[str, Any] = {
     "sample_size": 256,
@@ -66,20 +67,6 @@ DIT_XL_2: dict[str, Any] = {
     "norm_type": "ada_norm_zero",
     "norm_elementwise_affine": False,
 }
-
-
-class Decoder(nn.Module):
-    """The decoding half of an autoencoder as a module of its own."""
-
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
-        super().__init__()
-        self.post_quant_conv = autoencoder.post_quant_conv
-        self.decoder = autoencoder.decoder
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents [N, 4, H, W] -> image [N, 3, 8H, 8W]."""
-        image: Tensor = self.decoder(self.post_quant_conv(latents))
-        return image
 
 
 @dataclass(frozen=True)

@@ -182,9 +182,6 @@ def attention(
     if attn_mask is not None and attn_mask.size(-2) == 1:  # inductor asks whether S is 1 too
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.size(-2), key.size(-2))
     attend = torch.nn.functional.scaled_dot_product_attention
-    if torch.compiler.is_exporting() and query.dim() == 3:  # ONNX has it for four axes only
-        one = [t if t is None else t.unsqueeze(0) for t in (query, key, value, attn_mask)]
-        return attend(*one, *args, **kwargs).squeeze(0)  # type: ignore[arg-type]
     return attend(query, key, value, attn_mask, *args, **kwargs)
 
 

@@ -36,18 +36,6 @@ def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
     return out
 
 
-def euclidean(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
-    """``cdist`` with ``p`` = 2 in operators that every format has. Distances do not depend on
-    where the centre of the codes lies, but cancellation does."""
-    if p != 2:
-        return torch.cdist(rows, codes, p)
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    centre = codes.to(wide).mean(-2, keepdim=True)
-    x, y = rows.to(wide) - centre, codes.to(wide) - centre
-    squares = x.square().sum(-1, keepdim=True) + y.square().sum(-1).unsqueeze(-2)
-    return (squares - 2 * x @ y.mT).clamp(min=0).sqrt().to(rows.dtype)
-
-
 def _cdist_fake(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], codes.shape[-2]))
 

@@ -30,6 +30,7 @@ from .folder import (
     GraphFile,
     Input,
     Value,
+    dtype_name,
     is_exported,
     write_signature,
 )
@@ -193,7 +194,7 @@ class _Exporter:
         config = {**asdict(sparse.config), "grids": dict(sparse.config.grids)}
         del config["backend"]
         if (dtype := sparse.config.baseline_dtype) is not None:
-            config["baseline_dtype"] = str(dtype).removeprefix("torch.")
+            config["baseline_dtype"] = dtype_name(dtype)
         leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
         return FolderSignature(
             format=self._format,
@@ -221,7 +222,7 @@ class _Exporter:
         shape: tuple[int | None, ...] = tuple(tensor.shape)
         if name in self._dynamic:
             shape = (None, *shape[1:])
-        return Value(shape, str(tensor.dtype).removeprefix("torch."))
+        return Value(shape, dtype_name(tensor.dtype))
 
 
 def _results(module: GraphModule) -> Any:

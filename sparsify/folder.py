@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from .codegen.errors import FolderError
 
 Format = Literal["pt2", "onnx", "aoti"]
@@ -112,6 +114,11 @@ def read_signature(folder: Path) -> FolderSignature:
         raise FolderError(f"{path} lacks parts ({error}): export again") from None
     _check_files(folder, signature)
     return signature
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As a signature has it: "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def is_exported(folder: Path) -> bool:

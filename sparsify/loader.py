@@ -15,8 +15,8 @@ from torch.utils._pytree import register_pytree_node
 
 from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
 from .codegen.export import aoti, onnx, pt2
-from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, read_signature
-from .masks import check_mask
+from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
+from .masks import check_mask, no_site_follows
 from .signature import bind_to
 
 _READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
@@ -137,10 +137,7 @@ class Loaded:
         same = self._same_conditions(baseline, inputs)
         if plan.is_empty:
             if not (self.signature.only_grids or same):
-                raise MaskError(
-                    "the mask is empty, other inputs changed, and an output does not lie on a "
-                    "grid: mark the sites that shall follow, or record again"
-                )
+                raise no_site_follows()
             return self._outputs(baseline.values)
         conditions = {} if same or "static" not in self._run else self._call("static", inputs)
         return self._outputs(
@@ -203,7 +200,7 @@ def _describe(leaf: Any) -> str:
     if not isinstance(leaf, Tensor):
         return repr(leaf)
     where = "" if leaf.device == _CPU else f" on {leaf.device}"
-    return f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}{where}"
+    return f"{dtype_name(leaf.dtype)} {list(leaf.shape)}{where}"
 
 
 def _require(path: str, got: str, wanted: str | None) -> None:

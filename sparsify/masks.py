@@ -35,6 +35,14 @@ def centred_square(grid: tuple[int, int], share: float) -> Tensor:
     return mask
 
 
+def no_site_follows() -> MaskError:
+    """For an empty mask, where the recorded outputs are not those of the new inputs."""
+    return MaskError(
+        "the mask is empty, other inputs changed, and an output does not lie on a "
+        "grid: mark the sites that shall follow, or record again"
+    )
+
+
 def check_mask(mask: Tensor, grid: tuple[int, int], batch: int, device: torch.device) -> Tensor:
     """The mask as bool [H, W]; of [N, H, W] the union of its items. Raises :class:`MaskError`."""
     if not isinstance(mask, Tensor):

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
 from .baseline import Baseline, Origin, Weights
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda
-from .codegen.errors import BaselineError, GridError, MaskError
+from .codegen.errors import BaselineError, GridError
 from .config import SparsifyConfig
 from .large_edits import LargeEdits
-from .masks import check_mask
+from .masks import check_mask, no_site_follows
 from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
 from .passes.capture import capture
@@ -121,10 +121,7 @@ class Program:
         weights = self.require_current(baseline)
         if tables.is_empty:
             if not (self.only_grids or self._same_inputs(baseline, call.leaves, wait=True)):
-                raise MaskError(
-                    "the mask is empty, other inputs changed, and an output does not lie on a "
-                    "grid: mark the sites that shall follow, or record again"
-                )
+                raise no_site_follows()
             result = tree_unflatten(_copy(baseline.outputs), self.output_spec)
             return result, baseline if commit else None
         self._refold(weights)

@@ -72,6 +72,11 @@ class Report:
         return sum(node.macs_now for node in self.nodes)
 
     @property
+    def share_left(self) -> float:
+        """MACs of the update over those of the dense model."""
+        return self.macs_update / max(self.macs_dense, 1)
+
+    @property
     def kept(self) -> int:
         """Bytes of the nodes' values in the last baseline."""
         return sum(node.kept for node in self.nodes)
@@ -105,7 +110,7 @@ class Report:
             share = f"{now / max(self.macs_dense, 1):.1%}"
             kept = _bytes(sum(n.kept for n in of_state))
             table.add_row(state, str(count[state]), _big(dense), _big(now), share, kept)
-        share = f"{self.macs_update / max(self.macs_dense, 1):.1%}"
+        share = f"{self.share_left:.1%}"
         table.add_section()
         totals = (_big(self.macs_dense), _big(self.macs_update))
         table.add_row("all", str(len(self.nodes)), *totals, share, _bytes(self.kept))

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.coverage import relative
 from benchmarks.networks import Network, small
 from sparsify import sparsify
 from sparsify.masks import centred_square
@@ -71,14 +71,6 @@ def test_a_fresh_process_follows(name: str, format: Any, tmp_path: Path) -> None
     paths = [str(tmp_path / part) for part in ("folder", "calls", "results")]
     subprocess.run([sys.executable, "-c", CHILD, *paths], check=True)
     results = torch.load(tmp_path / "results")
-    errors = [
-        _relative(ours, theirs)
-        for got, want in zip(results, wanted, strict=True)
-        for ours, theirs in zip(got, want, strict=True)
-    ]
+    errors = [relative(got, want) for got, want in zip(results, wanted, strict=True)]
     print(f"{name} {format}: {max(errors):.1e}")
     assert max(errors) <= ALLOWED
-
-
-def _relative(got: Tensor, want: Tensor) -> float:
-    return float((got - want).abs().max() / want.abs().max())

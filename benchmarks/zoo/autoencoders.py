@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import networks
 from benchmarks.zoo_noise import randomised
+from sparsify.cli.from_diffusers import Decoder
 
 from . import Example, full, tiny
 
@@ -77,7 +78,7 @@ def autoencoder_kl_encoder() -> Example:
 
 @tiny("AutoencoderKL (decoder)")
 def autoencoder_kl_decoder() -> Example:
-    model = networks.Decoder(AutoencoderKL(**BLOCKS))
+    model = Decoder(AutoencoderKL(**BLOCKS))
     return Example(randomised(model), {"latents": torch.randn(1, 4, 16, 16)}, edit="latents")
 
 

@@ -20,11 +20,40 @@ OPSET = 23
 _NO_NUMPY = (torch.bfloat16,)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **kw: Any,
+) -> Tensor:
+    """Attention of four axes; ONNX has it for no others."""
+    if query.dim() != 3:
+        return ops.attention(query, key, value, attn_mask, *args, **kw)
+    mask = None if attn_mask is None else attn_mask.unsqueeze(0)
+    one = (tensor.unsqueeze(0) for tensor in (query, key, value))
+    return ops.attention(*one, mask, *args, **kw).squeeze(0)
+
+
+def _cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
+    """Euclidean distances from products. They do not depend on where the centre of the codes
+    lies, but cancellation does."""
+    if p != 2:
+        return torch.cdist(rows, codes, p)
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    centre = codes.to(wide).mean(-2, keepdim=True)
+    x, y = rows.to(wide) - centre, codes.to(wide) - centre
+    squares = x.square().sum(-1, keepdim=True) + y.square().sum(-1).unsqueeze(-2)
+    return (squares - 2 * x @ y.mT).clamp(min=0).sqrt().to(rows.dtype)
+
+
 # What an exporter to ONNX does not know, or not in all forms, in terms of what it knows.
 _IN_OTHER_WORDS: dict[Any, Any] = {
-    torch.ops.aten.scaled_dot_product_attention.default: ops.attention,
-    torch.ops.aten.cdist.default: products.euclidean,
-    products.cdist: products.euclidean,
+    torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    ops.attention: _attention,
+    torch.ops.aten.cdist.default: _cdist,
+    products.cdist: _cdist,
 }
 
 

@@ -62,9 +62,9 @@ def command(
             tell=status.update,
         )
     console.print(_table(times, f"an edit of {share:.1%} of {size[0]}x{size[1]}, {ROUNDS} rounds"))
-    left = report.macs_update / max(report.macs_dense, 1)
     console.print(
-        f"MACs left: {left:.1%} of the dense model's; baseline: {baseline.nbytes / 2**20:.0f} MiB"
+        f"MACs left: {report.share_left:.1%} of the dense model's; "
+        f"baseline: {baseline.nbytes / 2**20:.0f} MiB"
     )
 
 

@@ -38,8 +38,7 @@ def command(
     report = sparse.report()
     console.print(report)
     console.print(_grids(report, share))
-    left = report.macs_update / max(report.macs_dense, 1)
-    console.print(f"MACs left: {left:.1%} of the dense model's")
+    console.print(f"MACs left: {report.share_left:.1%} of the dense model's")
 
 
 def _grids(report: Report, share: float) -> Table:
