@@ -208,10 +208,17 @@ def group_norm(
     )
 
 
-def _spread(statistic: Tensor, x: Tensor) -> Tensor:
-    """Per-group [N, G] -> per-channel [N, C, 1, ...], to go with ``x``."""
-    channels = statistic.repeat_interleave(x.shape[1] // statistic.shape[1], 1)
-    return channels.view(*channels.shape, *[1] * (x.dim() - 2))
+def _per_channel(statistic: Tensor, channels: int) -> Tensor:
+    """Per-group [N, G] -> per-channel [N, C]."""
+    return statistic.repeat_interleave(channels // statistic.shape[1], 1)
+
+
+def _realised(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, computed once. Inductor's C++ would compute them anew for each site, and what
+    depends on the channel's group one number at a time; what it joins, it writes out first
+    (norms with silu and their halo, 60 to 4600 sites, 2 cores: 1.2 to 1.9 times as fast)."""
+    one, two = torch.cat([first, second], 1).chunk(2, 1)
+    return one, two
 
 
 def updated_statistics(
@@ -235,7 +242,8 @@ def updated_statistics(
     change = x - old
     if sites is not None:
         change = torch.where(repeated(sites), 0, change)
-    pull = x + old - 2 * _spread(mean, x)
+    around, _ = _realised(*(_per_channel(statistic, x.shape[1]) for statistic in (mean, rstd)))
+    pull = x + old - 2 * around.view(*around.shape, *[1] * (x.dim() - 2))
     first, second = (
         part.flatten(2).sum(2).unflatten(1, (groups, -1)).sum(2) / count
         for part in (change, change * pull)
@@ -253,12 +261,17 @@ def repeated(sites: Tensor) -> Tensor:
 def group_affine(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """Group norm of packed [N, C, ..., S] with given statistics [N, G]."""
-    shape = (1, -1, *[1] * (x.dim() - 2))
-    scale = _spread(rstd, x)
+    """Group norm of packed [N, C, ..., S] with given statistics [N, G].
+
+    Channels last, as values lie in memory: inductor would write gathered ones in another order.
+    """
+    channels = x.shape[1]
+    scale = _per_channel(rstd, channels)
     if weight is not None:
-        scale = scale * weight.view(shape)
-    shift = -_spread(mean, x) * scale
+        scale = scale * weight
+    shift = -_per_channel(mean, channels) * scale
     if bias is not None:
-        shift = shift + bias.view(shape)
-    return (x * scale + shift).to(x.dtype)
+        shift = shift + bias
+    shape = (-1, *[1] * (x.dim() - 2), channels)
+    scale, shift = (terms.view(shape) for terms in _realised(scale, shift))
+    return (x.movedim(1, -1) * scale + shift).to(x.dtype).movedim(-1, 1)
