@@ -20,6 +20,7 @@ from .base import (
     pair,
     register,
     shape_of,
+    small_grid,
     source,
     static,
 )
@@ -77,7 +78,7 @@ class Conv(Rule):
             return None
         image, _ = self._image(node)
         packed_input = isinstance(image.meta["mask"], Node)
-        if not packed_input and (not few_rows(node) or argument(node, "groups") != 1):
+        if not packed_input and (not small_grid(node) or argument(node, "groups") != 1):
             return None  # the library convolution is as fast or faster
         height, width = shape_of(node)[-2:]
         return place.call(ops.unpack, self.emit(node, place), height, width)
