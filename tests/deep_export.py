@@ -73,4 +73,4 @@ def test_a_fresh_process_follows(name: str, format: Any, tmp_path: Path) -> None
     results = torch.load(tmp_path / "results")
     errors = [relative(got, want) for got, want in zip(results, wanted, strict=True)]
     print(f"{name} {format}: {max(errors):.1e}")
-    assert max(errors) <= ALLOWED
+    assert all(error <= ALLOWED for error in errors)  # a maximum would pass over NaN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,8 +131,7 @@ def few_rows(node: Node) -> bool:
     """
     if not small_grid(node):
         return False
-    height, width = layout_of(node).grid or (0, 0)
-    rows = shape_of(node)[0] * height * width
+    rows = shape_of(node)[0] * math.prod(layout_of(node).grid or ())
     return rows * (_TYPICAL_EDIT if isinstance(node.meta["mask"], Node) else 1) <= _FEW_ROWS
 
 
