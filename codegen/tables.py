@@ -12,7 +12,6 @@ only sums over sites have to leave the repetitions out.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow
@@ -39,26 +38,31 @@ def dilate(mask: Tensor, pixels: int) -> Tensor:
     """Mask [H, W] grown by ``pixels`` in every direction, diagonals included."""
     if pixels == 0:
         return mask
-    size = 2 * pixels + 1
-    return F.max_pool2d(mask[None, None].to(torch.float32), size, 1, pixels)[0, 0] > 0
+    for axis, size in enumerate(mask.shape):
+        at = torch.arange(size)
+        mask = _any_of(mask, axis, (at - pixels).clamp(min=0), (at + pixels + 1).clamp(max=size))
+    return mask
 
 
 def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
-    """Mask [H, W] carried to another ``grid``: active where any covered input site is."""
-    if tuple(mask.shape) == grid:
-        return mask
-    down, across = (_covers(size, new) for size, new in zip(mask.shape, grid, strict=True))
-    return (down @ mask.to(torch.float32) @ across.T) > 0
+    """Mask [H, W] carried to another ``grid``: active where any covered input site is.
 
-
-def _covers(size: int, new: int) -> Tensor:
-    """float32 [new, size]: 1 where an entry of a resized axis covers one of the axis.
-
-    The windows of ``adaptive_max_pool2d``, which not every export format has.
+    The windows are those of ``adaptive_max_pool2d``.
     """
-    at, entry = torch.arange(size), torch.arange(new).unsqueeze(1)
-    first, end = entry * size // new, ((entry + 1) * size + new - 1) // new
-    return ((at >= first) & (at < end)).to(torch.float32)
+    for axis, new in enumerate(grid):
+        size, at = mask.shape[axis], torch.arange(new)
+        mask = _any_of(mask, axis, at * size // new, ((at + 1) * size + new - 1) // new)
+    return mask
+
+
+def _any_of(mask: Tensor, axis: int, first: Tensor, end: Tensor) -> Tensor:
+    """Along ``axis``, is anything active from ``first`` (included) to ``end`` (excluded)?
+
+    Counted by running sums: as cheap for wide windows as for narrow ones.
+    """
+    before = torch.zeros_like(mask.narrow(axis, 0, 1), dtype=torch.int32)
+    counts = torch.cat([before, mask.cumsum(axis, dtype=torch.int32)], axis)
+    return counts.index_select(axis, end) > counts.index_select(axis, first)
 
 
 def union(first: Tensor, *others: Tensor) -> Tensor:
@@ -113,14 +117,14 @@ def kernel_map(
     them. With all input sites present the halo is only the placeholder.
     """
     reads = geometry.read(_sites(geometry, out_sites))
-    outside = reads == OUTSIDE
     count = geometry.in_grid[0] * geometry.in_grid[1]
     if in_sites is None:
         halo = torch.zeros(1, dtype=torch.int64)
-        return torch.where(outside, count + 1, reads), halo
+        return torch.where(reads == OUTSIDE, count + 1, reads), halo
+    reads = torch.where(reads == OUTSIDE, count, reads)
     position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64)
     needed = torch.zeros(count + 1, dtype=torch.bool)
-    needed[torch.where(outside, count, reads).flatten()] = True
+    needed[reads.flatten()] = True
     needed[in_sites] = False
     needed[count] = False
     halo = active_sites(needed[:count], padded)
@@ -128,7 +132,7 @@ def kernel_map(
     position[halo] = torch.arange(active, active + halo.shape[0])
     position[in_sites] = torch.arange(active)
     position[count] = active + halo.shape[0]
-    return position[torch.where(outside, count, reads)], halo
+    return position[reads], halo
 
 
 def source_sites(geometry: Geometry, out_sites: Tensor) -> Tensor:
