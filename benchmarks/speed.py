@@ -1,7 +1,8 @@
 """The CPU benchmark: dense and update, eager and compiled: ``python -m benchmarks.speed``.
 
 Each network runs in a process of its own (:mod:`benchmarks.measure`) and writes ``NAME.json``;
-one that was measured by this commit with these settings is skipped. ``speed.png`` shows all.
+one that was measured by this commit with these settings is skipped. ``speed.png`` shows all that
+there are files of.
 Large tensors cost page faults under glibc's default allocator, for the dense model most:
 ``make bench`` has freed memory kept, for both sides.
 """
@@ -73,7 +74,10 @@ def run_apart(name: str, settings: Settings, out: Path, progress: Progress) -> b
         assert process.stdout is not None
         for number, line in enumerate(process.stdout):
             progress.update(task, completed=number, step=line.strip())
-            progress.refresh()
+            if console.is_terminal:
+                progress.refresh()
+            else:  # nothing can be drawn over: a log has a line for each step
+                console.print(f"{name}: {line.strip()}", markup=False)
         failed = process.wait() != 0
         said.seek(0)
         lines = said.read().splitlines()
@@ -127,12 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     console.print("both sides:", " ".join(f"{k}={v}" for k, v in environment()["settings"].items()))
     failed = measure_all(options.names, settings, out.absolute(), options.again)
-    results = [load(out / f"{n}.json") for n in options.names if n not in failed]
-    for result in results:
+    files = {name: load(out / f"{name}.json") for name in (*NETWORKS, *options.names)}
+    for result in (files[name] for name in options.names if name not in failed):
         console.print(summary(result), edits_table(result), "")
         if "nodes" in result and options.nodes is not None:
             console.print(nodes_table(result), "")
-    if results:
+    if results := [result for result in files.values() if result]:
         console.print(overview(results))
         plot(results, out / "speed.png")
         console.print(f"Figures and {out / 'speed.png'} are in {out}.")
