@@ -50,7 +50,7 @@ def export(network: Network, folder: Path) -> None:
     options: dict[str, Any] = {"dynamo": True, "opset_version": 23, "verbose": False}
     spent, _ = timed(
         lambda: torch.onnx.export(
-            _Tensors(model), args, folder / "dense.onnx", kwargs=kwargs, **options
+            _Tensors(model).eval(), args, folder / "dense.onnx", kwargs=kwargs, **options
         )
     )
     console.log(f"{network.name}: dense model exported in {spent / 1e3:.0f} s")
