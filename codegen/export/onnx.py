@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from .. import ops, products
 from ..errors import ExportError, FolderError
 from .programs import Pure, quiet, reason
 from .pt2 import Run
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 OPSET = 23
 _NO_NUMPY = (torch.bfloat16,)
@@ -91,10 +94,15 @@ def write(
     try:
         with quiet():
             converted = torch.onnx.export(
-                exported, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+                exported,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                optimize=False,
+                verbose=False,
             )
         assert converted is not None
-        model = converted.model
+        model = _tidied(converted.model)
     except Exception as error:
         raise ExportError(
             f"the {function.name} graph has no form in ONNX: {reason(error.__cause__ or error)}. "
@@ -129,6 +137,29 @@ def write(
         raise ExportError(
             f"the {function.name} graph is no valid ONNX model: {reason(error)}. Report this"
         ) from error
+
+
+def _tidied(model: ir.Model) -> ir.Model:
+    """The model without what is constant, unused or there twice.
+
+    ``torch.onnx.export(optimize=True)`` does more, but one of its rules (``SlicesSplit``) looks at
+    all nodes for each of them: hours for an update of ten thousand.
+    """
+    from onnx_ir.passes import Sequential, common
+    from onnxscript import optimizer
+
+    optimizer.inline(model)
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    tidy = Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )
+    return tidy(model).model
 
 
 def read(path: Path) -> Run:
