@@ -123,7 +123,7 @@ class _Exporter:
             if self._format == "onnx":
                 onnx.write(exported, function, file, folder / WEIGHTS, stored)
             elif self._format == "aoti":
-                aoti.write(exported, function, file)
+                aoti.write(exported, function, file, self._values)
             else:
                 pt2.write(exported, file)
             parts = function.inputs, function.weights, function.outputs

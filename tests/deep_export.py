@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
+from hypothesis import given, settings
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.coverage import relative
 from benchmarks.networks import Network, small
 from sparsify import sparsify
 from sparsify.masks import centred_square
+from tests.networks import MaskRecipe, Recipe, recipes
+from tests.reference import FIXED, Fixed
+from tests.test_export import FEW_MASKS, agrees_with_the_oracle
 
 SHARES = (0.0, 0.01, 0.05, 0.3, 1.0)
 ALLOWED = 1e-4
@@ -74,3 +78,12 @@ def test_a_fresh_process_follows(name: str, format: Any, tmp_path: Path) -> None
     errors = [relative(got, want) for got, want in zip(results, wanted, strict=True)]
     print(f"{name} {format}: {max(errors):.1e}")
     assert all(error <= ALLOWED for error in errors)  # a maximum would pass over NaN
+
+
+@settings(max_examples=8)
+@given(recipe=recipes(max_steps=3), fixed=FIXED, masks=FEW_MASKS)
+def test_aoti_equals_the_oracle(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
+) -> None:
+    path = tmp_path_factory.mktemp("aoti") / "folder"
+    agrees_with_the_oracle(path, "aoti", recipe, fixed, masks)

@@ -329,6 +329,37 @@ def test_settings_are_written(tmp_path: Path) -> None:
     assert loaded.update(baseline, *INPUTS, mask=square(4))["sample"].dtype == torch.float32
 
 
+class Joined(nn.Module):
+    """What the second convolution keeps, in rows, is a part of a concatenation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.rows = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8)
+        self.near, self.leave = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        h = self.enter(image)
+        h = self.rows(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + h
+        return self.leave(F.silu(torch.cat([self.near(F.silu(h)) + 1, h], 1)))
+
+
+def test_aoti_hands_on_whole_rows(tmp_path: Path) -> None:
+    """Inductor would write them into the concatenation and return a slice of it."""
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, SIZE, SIZE)
+    sparse = sparsify.sparsify(Joined().eval(), backend="eager", dense_above=1.0)
+    sparse.export(tmp_path / "aoti", image, format="aoti")
+    loaded = sparsify.load(tmp_path / "aoti")
+    _, baseline = sparse.record(image)
+    _, own = loaded.record(image)
+    assert all(value.is_contiguous() for value in own.values.values())
+    for side in (1, 5, SIZE):
+        mask = square(side)
+        edited = torch.where(mask, image + 1, image)
+        want = sparse.update(baseline, edited, mask=mask)
+        assert_close(loaded.update(own, edited, mask=mask), want, 1e-5)
+
+
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match=r"signature\.json"):
         sparsify.load(tmp_path)
