@@ -169,6 +169,13 @@ def as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.contiguous())
 
 
+def as_strided(
+    x: Tensor, order: list[int], size: list[int], stride: list[int], offset: int
+) -> Tensor:
+    """``as_strided`` of x with its axes laid out in ``order``, whatever its strides are."""
+    return x.permute(order).contiguous().as_strided(size, stride, offset)
+
+
 def attention(
     query: Tensor,
     key: Tensor,

@@ -28,6 +28,7 @@ _FORMS: tuple[Form, ...] = (
     products.einsum,
     products.matrix_product,
     attention.flex_attention,
+    views.strided,
     views.drop_copies,
     products.whole_kernel,
     video.conv3d,

@@ -14,7 +14,7 @@ from sparsify.passes.capture import capture
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from sparsify import sparsify
+from sparsify import CaptureError, sparsify
 
 Function = Callable[[Tensor], Tensor]
 
@@ -122,6 +122,8 @@ def channels_last_patchified(x: Tensor) -> Tensor:
         (lambda x: x.index_put((torch.arange(1).long(), torch.arange(1)), x[0, 0]), "none"),
         (indexed, "index_put scatter"),
         (masked_flexibly, "flex"),
+        (lambda x: x.mT.contiguous().as_strided((4, 1, 8, 8), (64, 64, 1, 8)).sin(), "aten.as_str"),
+        (lambda x: x.as_strided((2, 9), (5, 3), 7), "aten.as_str"),
         (frames_patchified, "split view"),
         (channels_last_patchified, "split view"),
     ],
@@ -129,6 +131,11 @@ def channels_last_patchified(x: Tensor) -> Tensor:
 def test_forms(function: Function, gone: str) -> None:
     operators = canonical_equals(function, torch.randn(1, 4, 8, 8))
     assert not any(word in operators for word in gone.split())
+
+
+def test_memory_around_a_value_is_not_captured() -> None:
+    with pytest.raises(CaptureError, match=r"as_strided.*memory around.*reshape"):
+        canonical_equals(lambda x: x[:, 1:].as_strided((2, 2), (1, 1)), torch.randn(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from sparsify.codegen import ops
+from sparsify.codegen.errors import CaptureError
 from torch.fx import Node
 
 from ..rules.base import argument, permutation, shape_of, source
@@ -59,6 +60,23 @@ def merged_reshape(node: Node) -> Node | None:
     if shape_of(x) == shape:
         return x
     return None if x is source(node) else call(node, aten.reshape.default, x, list(shape))
+
+
+def strided(node: Node) -> Node | None:
+    """as_strided -> ops.as_strided: strides are not the captured ones once copies are gone.
+
+    Raises :class:`CaptureError` where it reads past its operand: memory is not what is captured.
+    """
+    if node.target is not aten.as_strided.default:
+        return None
+    x, size, stride, *offset = node.args
+    value = source(node).meta["val"]
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    if value.storage_offset() != 0 or not value.permute(order).is_contiguous():
+        raise CaptureError(
+            f"{node.name} (as_strided) reads memory around {x}: index or reshape it instead"
+        )
+    return call(node, ops.as_strided, x, order, size, stride, next(iter(offset), None) or 0)
 
 
 def complex_view(node: Node) -> Node | None:
