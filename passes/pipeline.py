@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from .analyze import AnalyzeLayout
 from .arrange import Arrange
 from .canonicalize import Canonicalize
+from .channels_last import ChannelsLast
 from .fuse import Fuse
 from .masks import PropagateMasks
 from .pack import Pack
@@ -29,6 +30,8 @@ class Pipeline:
     pack: Pack
     fuse: Fuse | None = None
     """Where there are kernels for what it swaps in."""
+    order: ChannelsLast | None = None
+    """Where the dense graphs run as they stand."""
 
     def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
         for step in (Canonicalize(), Arrange(self.analyze), self.analyze, self.masks, self.pack):
@@ -36,6 +39,9 @@ class Pipeline:
             if observe is not None:
                 observe(type(step).__name__, module)
         graphs = Partition()(module)
+        if self.order is not None:
+            for dense in (graphs.record, graphs.dense):
+                self.order(dense)
         if self.fuse is not None:
             graphs = replace(graphs, most_rows=propagate_shapes(graphs, self.masks.grid))
             for update in (graphs.update, graphs.commit):

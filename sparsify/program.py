@@ -22,6 +22,7 @@ from .masks import check_mask, no_site_follows
 from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
 from .passes.capture import capture
+from .passes.channels_last import ChannelsLast
 from .passes.fuse import Fuse
 from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
@@ -60,6 +61,7 @@ class Program:
             PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
             Pack(config.norm, config.baseline_dtype, padded=on_cuda),
             Fuse() if on_cuda else None,
+            None if on_cuda else ChannelsLast(),
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
         graphs = self.graphs

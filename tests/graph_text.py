@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sparsify.passes.analyze import AnalyzeLayout
 from sparsify.passes.capture import capture
+from sparsify.passes.channels_last import ChannelsLast
 from sparsify.passes.fuse import Fuse
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
@@ -40,13 +41,17 @@ def captured(function: Callable[[Any, Tensor], Any]) -> GraphModule:
 
 
 def rewritten(
-    function: Callable[[Any, Tensor], Any], fuse: Fuse | None = None, **options: Any
+    function: Callable[[Any, Tensor], Any],
+    fuse: Fuse | None = None,
+    order: ChannelsLast | None = None,
+    **options: Any,
 ) -> ThreeGraphs:
     pipeline = Pipeline(
         AnalyzeLayout((Layout.image(IMAGE),)),
         PropagateMasks((8, 8), **{"dilate": 0, **options}),
         Pack(),
         fuse,
+        order,
     )
     return pipeline(captured(function), Inspect())
 
@@ -55,7 +60,7 @@ def text(graph: Graph) -> str:
     """One line a call: ``name = operator(node arguments)``; weights and names of inputs as is."""
     lines = []
     for node in graph.nodes:
-        if node.op == "call_function":
+        if node.op in ("call_function", "call_method"):
             name = getattr(node.target, "__name__", str(node.target)).removesuffix(".default")
             lines.append(f"{node.name} = {name}({', '.join(map(str, node.all_input_nodes))})")
     return "\n".join(lines)

@@ -127,7 +127,7 @@ def test_replaced_parameters_are_captured_again() -> None:
     with pytest.raises(BaselineError, match="weights changed"):
         sparse.update(baseline, *small_inputs(), mask=corner())
     output, _ = sparse.record(*small_inputs())
-    assert torch.equal(output, small_unet(seed=3)(*small_inputs()))
+    torch.testing.assert_close(output, small_unet(seed=3)(*small_inputs()))  # in another order
 
 
 @pytest.mark.parametrize(

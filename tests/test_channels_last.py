@@ -1,0 +1,57 @@
+"""Dense graphs whose convolutions read channels-last maps; what leaves them is as before."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sparsify.passes.channels_last import ChannelsLast
+from torch import Tensor, nn
+
+from sparsify import sparsify
+from tests.graph_text import expect, rewritten
+
+
+def test_convolutions_read_one_ordered_map() -> None:
+    dense = rewritten(lambda m, x: m.conv(x) + m.conv(x).relu(), order=ChannelsLast()).dense
+    expect(
+        dense.graph,
+        """
+        contiguous = contiguous(x)
+        conv2d = conv2d(contiguous, conv_weight, conv_bias)
+        conv2d_1 = conv2d(contiguous, conv_weight, conv_bias)
+        relu = relu(conv2d_1)
+        add = add.Tensor(conv2d, relu)
+        contiguous_1 = contiguous(add)
+        """,
+    )
+
+
+class Towers(nn.Module):
+    """Maps, tokens, and an output that the model returns in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.near = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.rows = nn.GroupNorm(2, 8), nn.Linear(8, 8)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.near(F.silu(self.norm(self.enter(image))))
+        tokens = self.rows(h.flatten(2).mT).mT.unflatten(2, image.shape[2:])
+        return self.near(tokens + h), tokens
+
+
+def test_what_is_kept_is_contiguous_as_after_a_commit() -> None:
+    """A compiled update is compiled again for other strides of what it reads."""
+    torch.manual_seed(0)
+    model, image = Towers().eval(), torch.randn(2, 3, 16, 16)
+    sparse = sparsify(model, backend="eager", dense_above=1.0)
+    outputs, baseline = sparse.record(image)
+    for got, want in zip(outputs, model(image), strict=True):
+        torch.testing.assert_close(got, want)
+        assert got.is_contiguous()
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[3:6, 4:9] = True
+    edited = torch.where(mask, image + 1, image)
+    _, committed = sparse.update(baseline, edited, mask=mask, commit=True)
+    for old, new in zip(baseline.expanded(), committed.expanded(), strict=True):
+        assert old.stride() == new.stride()
