@@ -169,11 +169,17 @@ def as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.contiguous())
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """x with the strides of a new tensor, along axes of one element too: compiled code asks."""
+    return x.contiguous().view(-1).view(x.shape)
+
+
 def as_strided(
-    x: Tensor, order: list[int], size: list[int], stride: list[int], offset: int
+    x: Tensor, order: list[int], size: list[int], stride: list[int], start: int
 ) -> Tensor:
-    """``as_strided`` of x with its axes laid out in ``order``, whatever its strides are."""
-    return x.permute(order).contiguous().as_strided(size, stride, offset)
+    """``as_strided`` of x with its axes laid out in ``order``, wherever it lies in memory."""
+    index = torch.arange(x.numel(), device=x.device).as_strided(size, stride, start)
+    return x.permute(order).reshape(-1)[index]
 
 
 def attention(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_map_only
 
 from .rules.base import aten
 
@@ -15,8 +14,7 @@ _CONVOLUTIONS = (aten.conv2d, aten.conv_transpose2d)
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """Convolutions read maps in channels-last order, which what follows them keeps; results are
-    contiguous.
+    """Convolutions read maps in channels-last order, which what follows them keeps.
 
     A CPU's convolutions need not re-order such maps, and rows to keep are views of them (record
     over the dense run, 2 cores: GauGAN 1.43 -> 1.01, terrain 1.40 -> 1.22). Requires a graph
@@ -30,11 +28,8 @@ class ChannelsLast:
             x = node.args[0] if _is_convolution(node) else None
             if isinstance(x, Node) and x.meta["val"].dim() == 4:
                 if x not in ordered:
-                    ordered[x] = _ordered(x, node, torch.channels_last)
+                    ordered[x] = _ordered(x, node)
                 node.replace_input_with(x, ordered[x])
-        output = graph.output_node()
-        whole = torch.contiguous_format
-        output.args = tree_map_only(Node, lambda x: _ordered(x, output, whole), output.args)
         module.recompile()
         return module
 
@@ -43,8 +38,8 @@ def _is_convolution(node: Node) -> bool:
     return getattr(node.target, "overloadpacket", None) in _CONVOLUTIONS
 
 
-def _ordered(x: Node, user: Node, order: torch.memory_format) -> Node:
+def _ordered(x: Node, user: Node) -> Node:
     with user.graph.inserting_before(user):
-        new = user.graph.call_method("contiguous", (x,), {"memory_format": order})
+        new = user.graph.call_method("contiguous", (x,), {"memory_format": torch.channels_last})
     new.meta.update(x.meta)
     return new

@@ -11,6 +11,7 @@ from .analyze import AnalyzeLayout
 from .arrange import Arrange
 from .canonicalize import Canonicalize
 from .channels_last import ChannelsLast
+from .contiguous import Contiguous
 from .fuse import Fuse
 from .masks import PropagateMasks
 from .pack import Pack
@@ -39,11 +40,14 @@ class Pipeline:
             if observe is not None:
                 observe(type(step).__name__, module)
         graphs = Partition()(module)
-        if self.order is not None:
-            for dense in (graphs.record, graphs.dense):
-                self.order(dense)
         if self.fuse is not None:
             graphs = replace(graphs, most_rows=propagate_shapes(graphs, self.masks.grid))
             for update in (graphs.update, graphs.commit):
                 self.fuse(update)
+        if self.order is not None:
+            for dense in (graphs.record, graphs.dense):
+                self.order(dense)
+        for remembered in (graphs.record, graphs.dense, graphs.static, graphs.commit):
+            Contiguous(results=True)(remembered)
+        Contiguous(results=False)(graphs.update)
         return graphs

@@ -124,6 +124,9 @@ def channels_last_patchified(x: Tensor) -> Tensor:
         (masked_flexibly, "flex"),
         (lambda x: x.mT.contiguous().as_strided((4, 1, 8, 8), (64, 64, 1, 8)).sin(), "aten.as_str"),
         (lambda x: x.as_strided((2, 9), (5, 3), 7), "aten.as_str"),
+        (lambda x: x[:, 1:].clone().as_strided((2, 9), (5, 3)), "aten.as_str"),
+        (lambda x: x.as_strided((9, 8), (8, 1)).as_strided((9, 2), (8, 3)), "aten.as_str"),
+        (lambda x: (x.mT.view(torch.int32) & 0xFFFF).float(), "none"),
         (frames_patchified, "split view"),
         (channels_last_patchified, "split view"),
     ],
@@ -135,7 +138,17 @@ def test_forms(function: Function, gone: str) -> None:
 
 def test_memory_around_a_value_is_not_captured() -> None:
     with pytest.raises(CaptureError, match=r"as_strided.*memory around.*reshape"):
-        canonical_equals(lambda x: x[:, 1:].as_strided((2, 2), (1, 1)), torch.randn(1, 4, 8, 8))
+        canonical_equals(lambda x: x[:, :2].as_strided((2, 2), (1, 40)), torch.randn(1, 3, 4, 4))
+
+
+def test_writes_through_strides_are_not_captured() -> None:
+    def doubled(x: Tensor) -> Tensor:
+        y = x.clone()
+        y.as_strided((2, 2), (1, 8)).mul_(2)
+        return y
+
+    with pytest.raises(CaptureError, match="writes through as_strided"):
+        canonical_equals(doubled, torch.randn(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize(

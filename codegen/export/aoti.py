@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from ..errors import ExportError
 from .programs import Pure, quiet, reason
@@ -35,14 +35,14 @@ def write(
             torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(path), inductor_configs=configs
             )
+        arguments = (*function.inputs, *function.weights)
+        with torch.no_grad():
+            results = read(path)([values[name].contiguous() for name in arguments])
     except Exception as error:
         raise ExportError(
             f"AOTInductor cannot compile the {function.name} graph: {reason(error)}. "
             'format="pt2" needs no compiler'
         ) from error
-    with torch.no_grad():
-        given = [values[name].contiguous() for name in (*function.inputs, *function.weights)]
-        results = read(path)(given)
     for name, result in zip(function.outputs, results, strict=True):
         if not result.is_contiguous():
             raise ExportError(
@@ -58,6 +58,10 @@ def read(path: Path) -> Run:
     return lambda tensors: package(tuple(tensors))
 
 
+def _is_view(node: Any) -> bool:
+    return isinstance(node, Node) and isinstance(node.target, OpOverload) and node.target.is_view
+
+
 class _OwnMemory(CustomGraphPass):
     """Copies results that are views, late enough that no simplification drops the copies.
 
@@ -68,10 +72,12 @@ class _OwnMemory(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
         output = graph.output_node()
         results: Any = output.args[0]
+        if not isinstance(results, tuple | list):
+            return  # of a graph within the graph
         copies = {}
         with graph.inserting_before(output):
             for node in dict.fromkeys(results):
-                if isinstance(node.target, OpOverload) and node.target.is_view:
+                if _is_view(node):
                     copies[node] = graph.call_function(torch.ops.aten.clone.default, (node,))
                     copies[node].meta["val"] = node.meta["val"].clone()
         output.args = (tuple(copies.get(node, node) for node in results),)

@@ -47,6 +47,10 @@ def free_view(node: Node) -> Node | None:
     """view and its kin -> reshape: strides are not the captured ones once copies are gone."""
     if getattr(node.target, "overloadpacket", None) not in _VIEWS:
         return None
+    if node.target is aten.view.dtype:
+        return call(
+            node, aten.view.dtype, call(node, aten.contiguous.default, source(node)), node.args[1]
+        )
     return call(node, aten.reshape.default, source(node), list(shape_of(node)))
 
 
@@ -65,18 +69,22 @@ def merged_reshape(node: Node) -> Node | None:
 def strided(node: Node) -> Node | None:
     """as_strided -> ops.as_strided: strides are not the captured ones once copies are gone.
 
-    Raises :class:`CaptureError` where it reads past its operand: memory is not what is captured.
+    Raises :class:`CaptureError` where it reads past its operand, or writes into it.
     """
+    if node.target is aten.as_strided_scatter.default:
+        raise CaptureError(f"{node.name} writes through as_strided: index or reshape instead")
     if node.target is not aten.as_strided.default:
         return None
-    x, size, stride, *offset = node.args
-    value = source(node).meta["val"]
+    x, size, stride = source(node), argument(node, "size"), argument(node, "stride")
+    value, offset = x.meta["val"], argument(node, "storage_offset")
+    start = 0 if offset is None else offset - value.storage_offset()
     order = sorted(range(value.dim()), key=value.stride, reverse=True)
-    if value.storage_offset() != 0 or not value.permute(order).is_contiguous():
+    last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if not (value.permute(order).is_contiguous() and start >= 0 and last < value.numel()):
         raise CaptureError(
             f"{node.name} (as_strided) reads memory around {x}: index or reshape it instead"
         )
-    return call(node, ops.as_strided, x, order, size, stride, next(iter(offset), None) or 0)
+    return call(node, ops.as_strided, x, order, size, stride, start)
 
 
 def complex_view(node: Node) -> Node | None:
