@@ -171,7 +171,8 @@ def as_complex(x: Tensor) -> Tensor:
 
 def contiguous(x: Tensor) -> Tensor:
     """x with the strides of a new tensor, along axes of one element too: compiled code asks."""
-    return x.contiguous().view(-1).view(x.shape)
+    whole = x.contiguous()
+    return whole if torch.compiler.is_exporting() else whole.view(-1).view(x.shape)
 
 
 def as_strided(
