@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.fx import Node
 
+from .codegen import ops
 from .passes.fuse import Fused
 from .passes.layout import Grid, Layout
 from .passes.macs import macs
@@ -160,7 +161,7 @@ class Report:
 def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, int]) -> Report:
     """Of an update with ``tables``; without them all sites count. ``kept`` are the bytes of the
     baseline, by node."""
-    nodes = [n for n in graphs.dense.graph.nodes if n.op == "call_function"]
+    nodes = [n for n in graphs.dense.graph.nodes if _is_of_model(n)]
     masks = tables.masks if tables is not None else {}
     widest: dict[Grid, Tensor] = {}
     for mask in masks.values():
@@ -171,6 +172,10 @@ def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, i
     active = {} if is_dense else {name: float(m.float().mean()) for name, m in masks.items()}
     fused: tuple[Fused, ...] = graphs.update.meta.get("fused", ())
     return Report(tuple(_node(n, active, kept) for n in nodes), widest, is_dense, fused)
+
+
+def _is_of_model(node: Node) -> bool:
+    return node.op == "call_function" and node.target is not ops.contiguous
 
 
 def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> NodeReport:
