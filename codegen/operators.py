@@ -11,6 +11,14 @@ KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the Triton kernels compute in; anything else is the references'."""
 
 
+def exporting() -> bool:
+    """Is a graph traced for another process, which has stock operators only?
+
+    Under dynamo, which takes no part in exports, torch 2.11 always says so.
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def declare(
     name: str,
     schema: str,

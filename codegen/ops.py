@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .geometry import Pair
+from .operators import exporting
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def as_complex(x: Tensor) -> Tensor:
 def contiguous(x: Tensor) -> Tensor:
     """x with the strides of a new tensor, along axes of one element too: compiled code asks."""
     whole = x.contiguous()
-    return whole if torch.compiler.is_exporting() else whole.view(-1).view(x.shape)
+    return whole if exporting() else whole.view(-1).view(x.shape)
 
 
 def as_strided(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operators import declare
+from .operators import declare, exporting
 from .ops import overlay_halo
 
 # One block of gathered rows should stay in the last-level cache until the product has read it.
@@ -20,7 +20,7 @@ def matmul(first: Tensor, second: Tensor) -> Tensor:
 
     Opaque to inductor, whose own lowering on CPU has to know whether there is a single site.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return first @ second
     out: Tensor = torch.ops.sparsify.matmul(first, second)
     return out
@@ -31,7 +31,7 @@ declare("matmul", "(Tensor first, Tensor second) -> Tensor", torch.matmul, torch
 
 def cdist(rows: Tensor, codes: Tensor, *args: Any) -> Tensor:
     """``cdist`` of packed rows; opaque to inductor, which asks how many there are."""
-    library: Any = torch.ops.aten if torch.compiler.is_exporting() else torch.ops.sparsify
+    library: Any = torch.ops.aten if exporting() else torch.ops.sparsify
     out: Tensor = library.cdist(rows, codes, *args)
     return out
 
@@ -53,7 +53,7 @@ def blocked(weight: Tensor) -> Tensor:
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return weight
-    if torch.compiler.is_exporting():  # other libraries have other orders
+    if exporting():  # other libraries have other orders
         return weight
     order: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _MIN_BLOCK)
     return order
@@ -67,7 +67,7 @@ def linear_weight(weight: Tensor, few_rows: bool) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, few_rows: bool) -> Tensor:
     """``x @ weight.T + bias`` for rows x [..., C_in] and a weight from :func:`linear_weight`."""
-    if not few_rows or torch.compiler.is_exporting():
+    if not few_rows or exporting():
         return torch.nn.functional.linear(x, weight, bias)
     out: Tensor = torch.ops.sparsify.blocked_linear(x, weight, bias)
     return out
@@ -120,8 +120,7 @@ def gather_conv(
     weight from :func:`conv_weight` -> packed [N, C_out, S_out].
     """
     rows = overlay_halo(x, halo, 0.0)
-    exporting = torch.compiler.is_exporting()
-    product: Any = gather_matmul_reference if exporting else torch.ops.sparsify.gather_matmul
+    product: Any = gather_matmul_reference if exporting() else torch.ops.sparsify.gather_matmul
     out: Tensor = product(rows, kernel_map, weight, bias)
     return out.transpose(1, 2)
 

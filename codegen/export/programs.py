@@ -178,7 +178,7 @@ def _require_stock(name: str, exported: ExportedProgram) -> None:
         if node.op == "call_function" and str(node.target).startswith("sparsify."):
             raise ExportError(
                 f"the {name} graph has {node.target} at {node.name}, an operator of ours: "
-                "its wrapper has to call the reference while torch.compiler.is_exporting()"
+                "its wrapper has to call the reference while sparsify.codegen.operators.exporting()"
             )
 
 
