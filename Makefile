@@ -28,6 +28,11 @@ HAS_TORCH := import sys, torch; \
 TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 	MALLOC_TOP_PAD_=268435456
 
+# An environment that sees what $(PYTHON) sees, also if that is an environment itself.
+INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
+	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(BIN)/python -c \
+		'import sysconfig; print(sysconfig.get_path("purelib"))')/inherited.pth"
+
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
@@ -116,7 +121,7 @@ $(READY): pyproject.toml
 		echo "==> set-up: $(VENV) is there"; \
 	elif command -v nvidia-smi > /dev/null && $(PYTHON) -c '$(HAS_TORCH)' 2> /dev/null; then \
 		echo "==> set-up: $(VENV), with the system's torch"; \
-		$(PYTHON) -m venv --system-site-packages $(VENV); \
+		$(INHERIT); \
 	else \
 		echo "==> set-up: $(VENV)"; \
 		$(PYTHON) -m venv $(VENV); \
@@ -133,7 +138,7 @@ $(READY): pyproject.toml
 $(GPU_READY): pyproject.toml
 	@$(PYTHON) -c '$(HAS_TORCH)' || { echo "torch 2.11 or newer is needed first"; exit 1; }
 	@echo "==> set-up: $(VENV), with the system's torch"
-	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(INHERIT)
 	@$(BIN)/python -m pip install --quiet $(OFFLINE) "setuptools>=77"
 	@$(BIN)/python -m pip install --quiet $(OFFLINE) --no-build-isolation --editable '.[gpu]'
 	@touch $@
