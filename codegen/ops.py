@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .geometry import Pair
-from .operators import exporting
+from .operators import declare, exporting
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -193,11 +193,34 @@ def attention(
     **kwargs: Any,
 ) -> Tensor:
     """``scaled_dot_product_attention`` of packed queries [..., S, d]; S is never 0."""
+    if query.is_cuda and not exporting():
+        out: Tensor = torch.ops.sparsify.attention(query, key, value, attn_mask, *args, **kwargs)
+        return out
     torch._check(query.size(-2) > 0)
     if attn_mask is not None and attn_mask.size(-2) == 1:  # inductor asks whether S is 1 too
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.size(-2), key.size(-2))
     attend = torch.nn.functional.scaled_dot_product_attention
     return attend(query, key, value, attn_mask, *args, **kwargs)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The library's, stored sites before heads, as most of its kernels do."""
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    return out.transpose(1, -2).contiguous().transpose(1, -2)
+
+
+def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    shape = [*query.shape[:-1], value.shape[-1]]
+    shape[1], shape[-2] = shape[-2], shape[1]
+    return query.new_empty(shape).transpose(1, -2)
+
+
+# Opaque on CUDA: which kernel the library takes in half precision hangs on whether S is 1.
+_ATTENTION = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "
+    "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor"
+)
+declare("attention", _ATTENTION, _attention, _attention_fake)
 
 
 def rms_norm(
@@ -269,8 +292,9 @@ def updated_statistics(
 
 def repeated(sites: Tensor) -> Tensor:
     """bool [S]: is an entry of ascending ``sites`` the one before it again?"""
-    before = torch.cat([sites.new_full((1,), -1), sites[:-1]])
-    return sites == before
+    number = torch.arange(len(sites), device=sites.device)
+    before = sites.index_select(0, (number - 1).clamp(min=0))  # torch 2.11 compiles no sites[:-1]
+    return (sites == before) & (number > 0)
 
 
 def group_affine(

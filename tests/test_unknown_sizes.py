@@ -22,6 +22,12 @@ def attention(rows: Tensor, sites: Tensor) -> Tensor:
     return ops.attention(query, KEYS[..., :4], KEYS[..., 4:], MASK)
 
 
+def attention_on_cuda(rows: Tensor, sites: Tensor) -> Tensor:
+    query = rows.unflatten(2, (2, 4)).transpose(1, 2)
+    out: Tensor = torch.ops.sparsify.attention(query, KEYS[..., :4], KEYS[..., 4:], MASK)
+    return out.transpose(1, 2).flatten(2)
+
+
 def through(rows: Tensor, sites: Tensor) -> Tensor:
     kernel_map = torch.stack([sites, sites + 1], 1)
     return ops.through(kernel_map, sites.unsqueeze(1), rows.mT, sites)
@@ -30,6 +36,7 @@ def through(rows: Tensor, sites: Tensor) -> Tensor:
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rms_norm": lambda rows, sites: ops.rms_norm(rows, [8], WEIGHT, 1e-6),
     "attention": attention,
+    "attention_on_cuda": attention_on_cuda,
     "cdist": lambda rows, sites: products.cdist(rows, KEYS[0], 2.0, None),
     "repeated": lambda rows, sites: ops.repeated(sites),
     "key_bias": lambda rows, sites: key_bias(sites, 20),
@@ -61,4 +68,14 @@ def test_rms_norm_is_that_of_torch(
     weight = None if weight is None else weight.to(dtype)
     torch.testing.assert_close(
         ops.rms_norm(x, [8], weight, eps), torch.nn.functional.rms_norm(x, [8], weight, eps)
+    )
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_attention_on_cuda(mask: Tensor | None) -> None:
+    query, key, value = torch.randn(2, 2, 3, 4), KEYS[..., :4], KEYS[..., 4:]
+    torch.library.opcheck(torch.ops.sparsify.attention.default, (query, key, value, mask))
+    torch.testing.assert_close(
+        torch.ops.sparsify.attention(query, key, value, mask),
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, mask),
     )
