@@ -264,10 +264,14 @@ def assert_fits(cubin: Any) -> None:
 @pytest.mark.parametrize("channels", [4, 320])
 def test_cubins(capability: int, dtype: str, channels: int) -> None:
     """Every tile for wide convolutions, and the smallest for the first of a network."""
-    arrays = {"rows": 4096, "x": torch.empty(0, dtype=DTYPES[dtype])}
     known = {"WIDTH": channels, "CHANNELS": channels}
-    tiles = kernels.suited(kernels.TILES, arrays, **known)
-    for config in tiles if dtype == "bf16" else tiles[-1:]:
+    arrays = {"x": torch.empty(0, dtype=DTYPES[dtype])}
+    tiles = [
+        tile
+        for rows in (16, 128, 512, 4096)
+        for tile in kernels.suited(kernels.TILES, arrays, rows=rows, **known)
+    ]
+    for config in dict.fromkeys(tiles) if dtype == "bf16" else tiles[-1:]:
         constants = {**known, **config.kwargs, "GROUPS": 1, "TAPS": 9, "SPLITS": 1}
         constants |= {"ACTIVATION": "silu", "PRECISION": "tf32" if dtype == "fp32" else "ieee"}
         how = (capability, config.num_warps, config.num_stages)
