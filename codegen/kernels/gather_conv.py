@@ -188,9 +188,9 @@ def suited(
     chosen = next((two for most, two in _BY_ROWS.items() if rows <= most), _MANY_ROWS)
 
     def fits(config: triton.Config) -> bool:
-        m, n, k = (config.kwargs[f"BLOCK_{name}"] for name in "MNK")
-        bytes_ = (m + n) * k * element * config.num_stages
-        return n <= max(64, 2 * known["WIDTH"]) and bytes_ <= SHARED_BYTES
+        m, n, k = (int(config.kwargs[f"BLOCK_{name}"]) for name in "MNK")
+        small = n <= max(64, 2 * int(known["WIDTH"]))
+        return small and (m + n) * k * element * config.num_stages <= SHARED_BYTES
 
     return [config for config in configs if config in chosen and fits(config)] or [_FEWEST]
 
