@@ -238,7 +238,8 @@ def test_host_reads_no_table(splits: int) -> None:
 
 def test_splits_fill_the_device() -> None:
     assert kernels._splits(rows=64, columns=1280, depth=11520, processors=132) == 16
-    assert kernels._splits(rows=4096, columns=320, depth=2880, processors=132) == 1
+    assert kernels._splits(rows=4096, columns=320, depth=2880, processors=132) == 2
+    assert kernels._splits(rows=8192, columns=640, depth=2880, processors=132) == 1
     assert kernels._splits(rows=1, columns=3, depth=27, processors=132) == 1
 
 
