@@ -29,9 +29,9 @@ TIMED := MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
 	MALLOC_TOP_PAD_=268435456
 
 # An environment that sees what $(PYTHON) sees, also if that is an environment itself.
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
-	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(BIN)/python -c \
-		'import sysconfig; print(sysconfig.get_path("purelib"))')/inherited.pth"
+	$(PYTHON) $(PURELIB) > "$$($(BIN)/python $(PURELIB))/inherited.pth"
 
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
