@@ -17,8 +17,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.floors import Rates, total
 
-_PRODUCTS = {products.gather_conv: 3, products.linear: 1, products.packed_linear: 1}
-"""Packed products: which argument is the weight. Its second size is the depth of the sums."""
+_PRODUCTS = {
+    products.gather_conv: (3, 1),
+    products.linear: (1, -1),
+    products.packed_linear: (1, 1),
+}
+"""Packed products: which argument is the weight, and which axis of the result the channels."""
 _TAKES = {ops.take, ops.take_rows, torch.ops.aten.index_select.default}
 """Read of their first argument as much as they write."""
 
@@ -51,8 +55,9 @@ def _shape(value: Tensor) -> Tensor:
 def _macs(node: Node, result: Any) -> int:
     """Of a node whose sources know their shapes."""
     if node.target in _PRODUCTS:
-        weight: Any = node.args[_PRODUCTS[node.target]]
-        return prod(result.shape) * int(weight.meta["val"].shape[1])
+        index, axis = _PRODUCTS[node.target]
+        weight: Any = node.args[index]
+        return int(result.numel() // result.shape[axis] * weight.meta["val"].numel())
     if node.target is ops.attention:
         query, key = (node.all_input_nodes[index].meta["val"].shape for index in (0, 1))
         return prod(query[:-1]) * int(key[-2]) * int(query[-1] + result.shape[-1])
@@ -77,8 +82,7 @@ def _bytes(node: Node, inputs: list[Any], result: Any) -> int:
 
 def _place(value: Any) -> int:
     """Where the memory of a tensor lies."""
-    is_plain = isinstance(value, Tensor) and not value.is_mkldnn
-    return value.untyped_storage().data_ptr() if is_plain else id(value)
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else id(value)
 
 
 def measure_nodes(

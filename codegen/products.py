@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .kernels import gather_matmul
 from .operators import declare, exporting
 from .ops import overlay_halo
 
@@ -44,71 +45,57 @@ _CDIST = "(Tensor x1, Tensor x2, float p=2, int? compute_mode=None) -> Tensor"
 declare("cdist", _CDIST, torch.ops.aten.cdist.default, _cdist_fake)
 
 
-def blocked(weight: Tensor) -> Tensor:
-    """Weight [C_out, C_in] in oneDNN's blocked order, where it has one: float32 on CPU.
-
-    A plain weight is re-ordered by every product, which costs more than the product itself when
-    there are few rows (measured, 2 cores, weights from memory: 9 rows 1.2-2.2x as fast blocked,
-    36 rows 1.2x, 64 rows 1.1x, 100 rows even, 256 to 455 rows 10-20 % slower).
-    """
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return weight
-    if exporting():  # other libraries have other orders
-        return weight
-    order: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _MIN_BLOCK)
-    return order
-
-
 def linear_weight(weight: Tensor, few_rows: bool) -> Tensor:
     """Linear or 1x1 convolution weight [C_out, C_in, 1...] for :func:`linear`."""
     matrix = weight.flatten(1)
-    return blocked(matrix) if few_rows else matrix
+    return _panels(matrix.t(), matrix) if few_rows else matrix
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, few_rows: bool) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight.T + bias`` for rows x [..., C_in] and a weight from :func:`linear_weight`."""
-    if not few_rows or exporting():
+    if weight.dim() == 2:
         return torch.nn.functional.linear(x, weight, bias)
-    out: Tensor = torch.ops.sparsify.blocked_linear(x, weight, bias)
+    out: Tensor = torch.ops.sparsify.panel_linear(x, weight, bias)
     return out
 
 
-def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, few_rows: bool) -> Tensor:
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of packed [N, C, S] with a weight from :func:`linear_weight`."""
-    return linear(x.transpose(1, 2), weight, bias, few_rows).transpose(1, 2)
+    return linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
 
 
-def _blocked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if not weight.is_mkldnn:
-        return torch.nn.functional.linear(x, weight, bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
+def _panel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = x.reshape(1, -1, x.shape[-1])
+    return gather_matmul.launch(rows, None, weight, bias).view(*x.shape[:-1], -1)
 
 
-def _blocked_linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+def _panel_linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0] // x.shape[-1]))
 
 
 _LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-declare("blocked_linear", _LINEAR, _blocked_linear, _blocked_linear_fake)
+declare("panel_linear", _LINEAR, _panel_linear, _panel_linear_fake)
 
 
-def conv_weight(weight: Tensor, groups: int, transposed: bool, few_rows: bool) -> Tensor:
+def _panels(matrix: Tensor, plain: Tensor) -> Tensor:
+    """``matrix`` [depth, width] as our CPU kernel wants it, or ``plain`` where it is not used."""
+    order = None if exporting() else gather_matmul.panels(matrix)
+    return plain if order is None else order
+
+
+def conv_weight(weight: Tensor, groups: int, transposed: bool, constant: bool) -> Tensor:
     """Convolution weight for :func:`gather_conv`.
 
     ``weight`` is [C_out, C_in/groups, kh, kw], or [C_in, C_out/groups, kh, kw] if transposed.
-    Returns [groups, taps * C_in/groups, C_out/groups], taps slowest; for ``few_rows`` of one
-    group :func:`blocked` [C_out, taps * C_in] where there is such an order.
+    Returns [groups, taps * C_in/groups, C_out/groups], taps slowest; of a ``constant`` with one
+    group, where our CPU kernel computes the product, the same in panels, [taps * C_in * C_out].
     """
     split: Tensor = weight.unflatten(0, (groups, -1))  # g, co, ci, kh, kw
     if transposed:
         split = split.transpose(1, 2)
-    if groups == 1 and few_rows:
-        order = blocked(split[0].permute(0, 2, 3, 1).flatten(1))
-        if order.is_mkldnn:
-            return order
     ordered = split.permute(0, 3, 4, 2, 1)
-    return ordered.reshape(groups, -1, ordered.shape[-1]).contiguous()
+    plain = ordered.reshape(groups, -1, ordered.shape[-1]).contiguous()
+    return _panels(plain[0], plain) if constant and groups == 1 else plain
 
 
 def gather_conv(
@@ -145,8 +132,11 @@ def gather_matmul_reference(
 def _gather_matmul_cpu(
     rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Blocks of sites, so that the gathered columns are read back from cache, not memory."""
-    if weight.dim() == 3 and weight.shape[0] != 1:
+    """By our kernel; else in blocks of sites, so that the gathered columns are read back from
+    cache, not memory."""
+    if weight.dim() == 1:
+        return gather_matmul.launch(rows, kernel_map, weight, bias)
+    if weight.shape[0] != 1:
         return _grouped(rows, kernel_map, weight, bias)
     if _is_narrow(rows, kernel_map, weight):
         return _narrow(rows, kernel_map, weight[0], bias)
@@ -159,7 +149,7 @@ def _gather_matmul_cpu(
     if 0 < total <= block:
         taken = every.index_select(0, index).view(total, depth)
         return _product(taken, weight, bias).view(batch, sites, -1)
-    out = rows.new_empty((total, _width(weight)))
+    out = rows.new_empty((total, weight.shape[2]))
     columns = rows.new_empty((min(block, total) * taps, channels))
     for start in range(0, total, block):
         stop = min(start + block, total)
@@ -172,7 +162,7 @@ def _gather_matmul_cpu(
 def _is_narrow(rows: Tensor, kernel_map: Tensor, weight: Tensor) -> bool:
     """Fewer numbers a row for all taps than its channels, and no more rows than are read."""
     sites, taps = kernel_map.shape
-    if weight.dim() != 3 or rows.dtype not in (torch.float32, torch.float64):
+    if rows.dtype not in (torch.float32, torch.float64):
         return False
     return taps * weight.shape[2] <= rows.shape[2] and rows.shape[1] <= 4 * sites
 
@@ -192,9 +182,6 @@ def _narrow(rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | Non
 def _product(
     matrix: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
-    if weight.is_mkldnn:
-        product = _blocked_linear(matrix, weight, bias)
-        return product if out is None else out.copy_(product)
     if bias is None:
         return torch.mm(matrix, weight[0], out=out)
     return torch.addmm(bias, matrix, weight[0], out=out)
@@ -211,15 +198,13 @@ def _grouped(rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | No
     return gather_matmul_reference(rows, kernel_map, weight, bias)
 
 
-def _width(weight: Tensor) -> int:
-    """C_out of either form of :func:`conv_weight`."""
-    return weight.shape[0] if weight.dim() == 2 else weight.shape[0] * weight.shape[2]
-
-
 def _gather_matmul_fake(
     rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    return rows.new_empty((rows.shape[0], kernel_map.shape[0], _width(weight)))
+    (batch, _, channels), (sites, taps) = rows.shape, kernel_map.shape
+    in_panels = weight.dim() == 1
+    width = len(weight) // (taps * channels) if in_panels else weight.shape[0] * weight.shape[2]
+    return rows.new_empty((batch, sites, width))
 
 
 _SCHEMA = "(Tensor rows, Tensor kernel_map, Tensor weight, Tensor? bias) -> Tensor"

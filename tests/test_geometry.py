@@ -128,46 +128,6 @@ def test_the_cpu_product_equals_its_reference(
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
 
-@given(
-    windows(),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([1, 3, 40]),
-    TWO_MASKS,
-    SEEDS,
-)
-def test_blocked_weights(
-    window: Window,
-    transposed: bool,
-    bias: bool,
-    channels: int,
-    masks: tuple[MaskRecipe, MaskRecipe],
-    seed: int,
-) -> None:
-    """oneDNN's order of the weights gives the product of the plain ones."""
-    case = Gathered.make(window, channels, masks, seed)
-    shape = (channels, 8) if transposed else (8, channels)
-    weight = noise(*shape, *window.kernel, seed=seed).float()
-    shift = noise(8, seed=seed).float() if bias else None
-    plain, blocked = (products.conv_weight(weight, 1, transposed, few) for few in (False, True))
-    assert blocked.is_mkldnn == torch.backends.mkldnn.is_available()
-    x, halo = case.packed.float(), case.halo.float()
-    got = products.gather_conv(x, halo, case.kernel_map, blocked, shift)
-    want = products.gather_conv(x, halo, case.kernel_map, plain, shift)
-    # Two sums of at most 9 taps * 40 channels of values below 5, in two orders.
-    eps = torch.finfo(torch.float32).eps
-    torch.testing.assert_close(got, want, rtol=0, atol=2 * 9 * channels * 25 * eps)
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 70), SEEDS)
-def test_linear_with_blocked_weights(rows: list[int], width: int, seed: int) -> None:
-    x, weight = noise(*rows, 40, seed=seed).float(), noise(width, 40, seed=seed).float()
-    bias = noise(width, seed=seed).float()
-    got = products.linear(x, products.linear_weight(weight, True), bias, True)
-    eps = torch.finfo(torch.float32).eps
-    torch.testing.assert_close(got, F.linear(x, weight, bias), rtol=0, atol=2 * 41 * 25 * eps)
-
-
 @st.composite
 def transposed_windows(draw: st.DrawFn) -> tuple[TransposedWindow, Pair]:
     """A geometry, and the output padding that gives its output grid."""

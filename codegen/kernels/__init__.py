@@ -1,1 +1,2 @@
-"""Triton kernels: imported on CUDA alone, for torch without CUDA comes without triton."""
+"""Kernels: one in C++ for CPUs, the others in Triton, imported on CUDA alone, for torch without
+CUDA comes without triton."""

@@ -30,6 +30,5 @@ class Linear(Rule):
         return self._on(place.dense(source(node)), node, place)
 
     def _on(self, rows: Node, node: Node, place: Place) -> Node:
-        few = few_rows(node)
-        weight = place.fold(source(node, 1), products.linear_weight, few)
-        return place.call(products.linear, rows, weight, place.plain(argument(node, "bias")), few)
+        weight = place.fold(source(node, 1), products.linear_weight, few_rows(node))
+        return place.call(products.linear, rows, weight, place.plain(argument(node, "bias")))

@@ -1,0 +1,149 @@
+// The product of gathered rows with a weight, for float32 on CPUs; see gather_matmul.py.
+//
+// A block of ROWS x VECTORS registers of results stays in registers while the taps and channels
+// of one depth are summed up; rows are read where they lie, through the kernel map, so nothing is
+// gathered first. The loops around it keep one depth of a panel of the weight in the second-level
+// cache for all rows of a chunk (K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication", ACM TOMS 34(3), 2008; rows need no packing, as each is contiguous).
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#ifdef _WIN32
+#define EXPORTED extern "C" __declspec(dllexport)
+#else
+#define EXPORTED extern "C"
+#endif
+
+#ifdef __clang__
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
+#define UNROLLED _Pragma("GCC unroll 8")
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 4;  // of 32 registers, 24 hold results
+#elif defined(__AVX2__)
+constexpr int LANES = 8, VECTORS = 2;  // of 16 registers, 12 do
+#else
+constexpr int LANES = 4, VECTORS = 4;
+#endif
+constexpr int ROWS = 6;
+constexpr int64_t PANEL = VECTORS * LANES;
+constexpr int64_t DEPTH = 1024;     // taps x channels summed at a time
+constexpr int64_t CHUNK = 240;      // rows that share a panel in the cache
+constexpr int64_t AHEAD = 8;        // steps of depth that a panel is prefetched ahead
+constexpr int64_t TASKS = 8;        // for each thread, before their number need be a multiple
+
+typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+
+struct Operands {
+  const float* rows;       // [batch, count, channels]
+  const int64_t* map;      // [sites, taps], or null: each site reads its own row
+  const float* weight;     // panels [taps * channels, PANEL], the last may be narrower
+  const float* bias;       // [width], or null
+  float* out;              // [batch, sites, width]
+  int64_t batch, count, channels, sites, taps, width;
+};
+
+struct Range {
+  int64_t start, stop;
+};
+
+Range part(Range whole, int64_t index, int64_t parts) {
+  const int64_t size = whole.stop - whole.start;
+  return {whole.start + size * index / parts, whole.start + size * (index + 1) / parts};
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Adds to out[site : site + R, column : column + V * LANES] what taps and channels give.
+template <int R, int V>
+void block(const Operands& o, int64_t site, int64_t column, Range taps, Range channels) {
+  const float* item[R];
+  const int64_t* map[R];
+  UNROLLED for (int r = 0; r < R; r++) {
+    const int64_t batch = (site + r) / o.sites, own = (site + r) % o.sites;
+    item[r] = o.rows + batch * o.count * o.channels + (o.map ? 0 : own * o.channels);
+    map[r] = o.map + (o.map ? own * o.taps : 0);
+  }
+  const bool first = taps.start == 0 && channels.start == 0;
+  Vec sums[R][V];
+  UNROLLED for (int r = 0; r < R; r++)
+    UNROLLED for (int v = 0; v < V; v++) {
+      const float* bias = o.bias + column;
+      const float* from = first ? (o.bias ? bias : nullptr) : o.out + (site + r) * o.width + column;
+      sums[r][v] = from ? *(const Vec*)(from + v * LANES) : Vec{};
+    }
+  constexpr int64_t step = V * LANES;
+  const float* panel = o.weight + column * o.taps * o.channels;
+  for (int64_t tap = taps.start; tap < taps.stop; tap++) {
+    const float* row[R];
+    UNROLLED for (int r = 0; r < R; r++) row[r] = item[r] + (o.map ? map[r][tap] * o.channels : 0);
+    const float* w = panel + (tap * o.channels + channels.start) * step;
+    for (int64_t c = channels.start; c < channels.stop; c++, w += step) {
+      Vec terms[V];
+      UNROLLED for (int v = 0; v < V; v++) {
+        terms[v] = *(const Vec*)(w + v * LANES);
+        __builtin_prefetch(w + AHEAD * step + v * LANES);
+      }
+      UNROLLED for (int r = 0; r < R; r++) {
+        const float x = row[r][c];
+        UNROLLED for (int v = 0; v < V; v++) sums[r][v] += x * terms[v];
+      }
+    }
+  }
+  UNROLLED for (int r = 0; r < R; r++)
+    UNROLLED for (int v = 0; v < V; v++) *(Vec*)(o.out + (site + r) * o.width + column + v * LANES) = sums[r][v];
+}
+
+using Block = void (*)(const Operands&, int64_t, int64_t, Range, Range);
+
+template <int... I>
+constexpr std::array<Block, sizeof...(I)> blocks(std::integer_sequence<int, I...>) {
+  return {block<I / VECTORS + 1, I % VECTORS + 1>...};
+}
+constexpr auto BLOCKS = blocks(std::make_integer_sequence<int, ROWS * VECTORS>{});
+
+// One panel of columns for a chunk of rows.
+void panel(const Operands& o, Range sites, int64_t column) {
+  const int64_t vectors = std::min(PANEL, o.width - column) / LANES;
+  const int64_t taps_step = std::max<int64_t>(1, DEPTH / o.channels);
+  const int64_t parts = ceil_div(o.channels, DEPTH);
+  const int64_t count = ceil_div(sites.stop - sites.start, ROWS);
+  for (int64_t tap = 0; tap < o.taps; tap += taps_step)
+    for (int64_t p = 0; p < parts; p++) {
+      const Range taps{tap, std::min(o.taps, tap + taps_step)};
+      const Range channels = part({0, o.channels}, p, parts);
+      for (int64_t b = 0; b < count; b++) {
+        const Range rows = part(sites, b, count);
+        const int64_t kind = (rows.stop - rows.start - 1) * VECTORS + vectors - 1;
+        BLOCKS[kind](o, rows.start, column, taps, channels);
+      }
+    }
+}
+
+}  // namespace
+
+// Columns of a panel of the weight.
+EXPORTED int64_t panel_width() { return PANEL; }
+
+EXPORTED void gather_matmul(
+    const float* rows, const int64_t* map, const float* weight, const float* bias, float* out,
+    int64_t batch, int64_t count, int64_t channels, int64_t sites, int64_t taps, int64_t width,
+    int64_t threads) {
+  const Operands o{rows, map, weight, bias, out, batch, count, channels, sites, taps, width};
+  const int64_t total = batch * sites, panels = ceil_div(width, PANEL);
+  int64_t chunks = ceil_div(total, CHUNK);
+  if (panels * chunks < TASKS * threads && panels * chunks % threads)  // as much for each thread
+    chunks = ceil_div(chunks, threads) * threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t task = 0; task < panels * chunks; task++)
+    panel(o, part({0, total}, task / panels, chunks), task % panels * PANEL);
+}

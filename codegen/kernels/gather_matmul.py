@@ -1,0 +1,65 @@
+"""The product of gathered rows on CPUs, in C++ (``gather_matmul.cpp``), for float32.
+
+It is compiled at its first use, by the compiler that inductor takes, and kept in inductor's cache.
+Where there is none, products are the library's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import cache
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COLUMNS = 16  # a width that every number of lanes divides
+
+
+@cache
+def _library() -> Any:
+    """The compiled kernel, or None."""
+    from torch._inductor.codecache import CppCodeCache
+
+    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
+    try:
+        library: Any = CppCodeCache.load(source)
+    except (SubprocessError, RuntimeError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        warnings.warn(
+            f"the CPU kernel cannot be compiled, updates are slower: {reason}", stacklevel=2
+        )
+        return None
+    library.panel_width.restype = ctypes.c_int64
+    library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
+    library.gather_matmul.restype = None
+    return library
+
+
+def panels(matrix: Tensor) -> Tensor | None:
+    """Weight [depth, width] as the kernel reads it: [depth * width], in panels of columns.
+
+    None for what the kernel does not compute: other dtypes, other devices, odd widths.
+    """
+    if matrix.device.type != "cpu" or matrix.dtype != torch.float32:
+        return None
+    if matrix.shape[1] % _COLUMNS or (library := _library()) is None:
+        return None
+    return torch.cat([panel.flatten() for panel in matrix.split(library.panel_width(), 1)])
+
+
+def launch(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Rows [N, R, C], kernel_map int64 [S, taps] into R (None: S is R, each reads its own row),
+    weight from :func:`panels` of [taps * C, C_out], bias [C_out] -> rows [N, S, C_out]."""
+    batch, count, channels = rows.shape
+    sites, taps = (count, 1) if kernel_map is None else kernel_map.shape
+    width = weight.numel() // (taps * channels)
+    out = rows.new_empty((batch, sites, width))
+    operands = [t if t is None else t.contiguous() for t in (rows, kernel_map, weight, bias)]
+    addresses = [t if t is None else t.data_ptr() for t in (*operands, out)]
+    sizes = (batch, count, channels, sites, taps, width)
+    _library().gather_matmul(*addresses, *sizes, torch.get_num_threads())
+    return out
