@@ -241,9 +241,16 @@ def group_norm(
     """Group norm of [N, C, *] -> (result, mean [N, G], rstd [N, G])."""
     batch, channels = x.shape[:2]
     sites = x.shape[2:].numel()
-    return torch.native_group_norm(
-        x.contiguous(), weight, bias, batch, channels, sites, groups, eps
-    )
+    if not _is_channels_last(x):
+        x = x.contiguous()
+    return torch.native_group_norm(x, weight, bias, batch, channels, sites, groups, eps)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Is it a map that a CPU's operators take in this order, and keep in it?"""
+    if x.dim() != 4 or x.device.type != "cpu" or exporting():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _per_channel(statistic: Tensor, channels: int) -> Tensor:
