@@ -36,19 +36,20 @@ constexpr int LANES = 4, VECTORS = 4;
 #endif
 constexpr int ROWS = 6;
 constexpr int64_t PANEL = VECTORS * LANES;
-constexpr int64_t DEPTH = 1024;     // taps x channels summed at a time
-constexpr int64_t CHUNK = 240;      // rows that share a panel in the cache
-constexpr int64_t AHEAD = 8;        // steps of depth that a panel is prefetched ahead
-constexpr int64_t TASKS = 8;        // for each thread, before their number need be a multiple
+constexpr int64_t DEPTH = 1024;  // taps x channels summed at a time
+constexpr int64_t CHUNK = 240;   // rows that share a panel in the cache
+constexpr int64_t AHEAD = 8;     // steps of depth that a panel is prefetched ahead
+constexpr int64_t TASKS = 8;     // a thread: with fewer, their number is a multiple of threads
 
-typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef float Vec
+    __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 struct Operands {
-  const float* rows;       // [batch, count, channels]
-  const int64_t* map;      // [sites, taps], or null: each site reads its own row
-  const float* weight;     // panels [taps * channels, PANEL], the last may be narrower
-  const float* bias;       // [width], or null
-  float* out;              // [batch, sites, width]
+  const float* rows;  // [batch, count, channels]
+  const int64_t* map;  // [sites, taps], or null: each site reads its own row
+  const float* weight;  // panels [taps * channels, PANEL], the last may be narrower
+  const float* bias;  // [width], or null
+  float* out;  // [batch, sites, width]
   int64_t batch, count, channels, sites, taps, width;
 };
 
@@ -63,23 +64,27 @@ Range part(Range whole, int64_t index, int64_t parts) {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+Vec& at(float* values) { return *reinterpret_cast<Vec*>(values); }
+const Vec& at(const float* values) { return *reinterpret_cast<const Vec*>(values); }
+
 // Adds to out[site : site + R, column : column + V * LANES] what taps and channels give.
 template <int R, int V>
 void block(const Operands& o, int64_t site, int64_t column, Range taps, Range channels) {
   const float* item[R];
   const int64_t* map[R];
+  float* out[R];
   UNROLLED for (int r = 0; r < R; r++) {
     const int64_t batch = (site + r) / o.sites, own = (site + r) % o.sites;
     item[r] = o.rows + batch * o.count * o.channels + (o.map ? 0 : own * o.channels);
-    map[r] = o.map + (o.map ? own * o.taps : 0);
+    map[r] = o.map ? o.map + own * o.taps : nullptr;
+    out[r] = o.out + (site + r) * o.width + column;
   }
   const bool first = taps.start == 0 && channels.start == 0;
   Vec sums[R][V];
   UNROLLED for (int r = 0; r < R; r++)
     UNROLLED for (int v = 0; v < V; v++) {
-      const float* bias = o.bias + column;
-      const float* from = first ? (o.bias ? bias : nullptr) : o.out + (site + r) * o.width + column;
-      sums[r][v] = from ? *(const Vec*)(from + v * LANES) : Vec{};
+      if (!first) sums[r][v] = at(out[r] + v * LANES);
+      else sums[r][v] = o.bias ? at(o.bias + column + v * LANES) : Vec{};
     }
   constexpr int64_t step = V * LANES;
   const float* panel = o.weight + column * o.taps * o.channels;
@@ -90,7 +95,7 @@ void block(const Operands& o, int64_t site, int64_t column, Range taps, Range ch
     for (int64_t c = channels.start; c < channels.stop; c++, w += step) {
       Vec terms[V];
       UNROLLED for (int v = 0; v < V; v++) {
-        terms[v] = *(const Vec*)(w + v * LANES);
+        terms[v] = at(w + v * LANES);
         __builtin_prefetch(w + AHEAD * step + v * LANES);
       }
       UNROLLED for (int r = 0; r < R; r++) {
@@ -100,7 +105,7 @@ void block(const Operands& o, int64_t site, int64_t column, Range taps, Range ch
     }
   }
   UNROLLED for (int r = 0; r < R; r++)
-    UNROLLED for (int v = 0; v < V; v++) *(Vec*)(o.out + (site + r) * o.width + column + v * LANES) = sums[r][v];
+    UNROLLED for (int v = 0; v < V; v++) at(out[r] + v * LANES) = sums[r][v];
 }
 
 using Block = void (*)(const Operands&, int64_t, int64_t, Range, Range);
