@@ -52,10 +52,13 @@ def linear_weight(weight: Tensor, few_rows: bool) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weight.T + bias`` for rows x [..., C_in] and a weight from :func:`linear_weight`."""
-    if weight.dim() == 2:
+    """``x @ weight.T + bias`` for rows x [..., C_in] and a weight from :func:`linear_weight`.
+
+    Opaque to inductor on CPUs, as :func:`matmul` is.
+    """
+    if exporting() or x.is_cuda:
         return torch.nn.functional.linear(x, weight, bias)
-    out: Tensor = torch.ops.sparsify.panel_linear(x, weight, bias)
+    out: Tensor = torch.ops.sparsify.linear(x, weight, bias)
     return out
 
 
@@ -64,22 +67,29 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
 
 
-def _panel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.dim() == 2:
+        return torch.nn.functional.linear(x, weight, bias)
     rows = x.reshape(1, -1, x.shape[-1])
     return gather_matmul.launch(rows, None, weight, bias).view(*x.shape[:-1], -1)
 
 
-def _panel_linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0] // x.shape[-1]))
+def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    width = weight.shape[0] if weight.dim() == 2 else len(weight) // x.shape[-1]
+    return x.new_empty((*x.shape[:-1], width))
 
 
-_LINEAR = "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-declare("panel_linear", _LINEAR, _panel_linear, _panel_linear_fake)
+declare("linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _linear, _linear_fake)
+
+
+def in_panels(x: Tensor) -> bool:
+    """Are constant weights like ``x`` arranged for our CPU kernel?"""
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _panels(matrix: Tensor, plain: Tensor) -> Tensor:
     """``matrix`` [depth, width] as our CPU kernel wants it, or ``plain`` where it is not used."""
-    order = None if exporting() else gather_matmul.panels(matrix)
+    order = gather_matmul.panels(matrix) if in_panels(matrix) and not exporting() else None
     return plain if order is None else order
 
 

@@ -40,12 +40,10 @@ def _library() -> Any:
 
 
 def panels(matrix: Tensor) -> Tensor | None:
-    """Weight [depth, width] as the kernel reads it: [depth * width], in panels of columns.
+    """Float32 weight [depth, width] as the kernel reads it: [depth * width], in panels of columns.
 
-    None for what the kernel does not compute: other dtypes, other devices, odd widths.
+    None for a width that is no multiple of 16, and where there is no compiler.
     """
-    if matrix.device.type != "cpu" or matrix.dtype != torch.float32:
-        return None
     if matrix.shape[1] % _COLUMNS or (library := _library()) is None:
         return None
     return torch.cat([panel.flatten() for panel in matrix.split(library.panel_width(), 1)])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from sparsify.codegen import products
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
@@ -119,7 +120,7 @@ def small_grid(node: Node) -> bool:
     grid, value = layout_of(node).grid, node.meta["val"]
     if grid is None or grid[0] * grid[1] > _SMALL_GRID or source(node, 1).op != "get_attr":
         return False
-    return bool(value.device.type == "cpu" and value.dtype == torch.float32)
+    return products.in_panels(value)
 
 
 def few_rows(node: Node) -> bool:
