@@ -212,8 +212,10 @@ def _gather_matmul_fake(
     rows: Tensor, kernel_map: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     (batch, _, channels), (sites, taps) = rows.shape, kernel_map.shape
-    in_panels = weight.dim() == 1
-    width = len(weight) // (taps * channels) if in_panels else weight.shape[0] * weight.shape[2]
+    if weight.dim() == 1:
+        width = len(weight) // (taps * channels)
+    else:
+        width = weight.shape[0] * weight.shape[2]
     return rows.new_empty((batch, sites, width))
 
 

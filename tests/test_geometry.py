@@ -128,6 +128,37 @@ def test_the_cpu_product_equals_its_reference(
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
 
+@given(
+    windows(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 3, 40]),
+    TWO_MASKS,
+    SEEDS,
+)
+def test_weights_in_panels(
+    window: Window,
+    transposed: bool,
+    bias: bool,
+    channels: int,
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+) -> None:
+    """The order of the CPU kernel gives the product of the plain weights."""
+    case = Gathered.make(window, channels, masks, seed)
+    shape = (channels, 16) if transposed else (16, channels)
+    weight = noise(*shape, *window.kernel, seed=seed).float()
+    shift = noise(16, seed=seed).float() if bias else None
+    plain, order = (products.conv_weight(weight, 1, transposed, own) for own in (False, True))
+    assert order.dim() == 1
+    x, halo = case.packed.float(), case.halo.float()
+    got = products.gather_conv(x, halo, case.kernel_map, order, shift)
+    want = products.gather_conv(x, halo, case.kernel_map, plain, shift)
+    # Two sums of at most 9 taps * 40 channels of values below 5, in two orders.
+    eps = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(got, want, rtol=0, atol=2 * 9 * channels * 25 * eps)
+
+
 @st.composite
 def transposed_windows(draw: st.DrawFn) -> tuple[TransposedWindow, Pair]:
     """A geometry, and the output padding that gives its output grid."""
