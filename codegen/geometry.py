@@ -34,9 +34,10 @@ class Geometry(Protocol):
 def _combine(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
     """Per-axis taps [S, ky] and [S, kx] -> sites [S, ky*kx]; out of range becomes OUTSIDE."""
     height, width = grid
-    inside = ((ys >= 0) & (ys < height)).unsqueeze(2) & ((xs >= 0) & (xs < width)).unsqueeze(1)
-    sites = ys.unsqueeze(2) * width + xs.unsqueeze(1)
-    return torch.where(inside, sites, OUTSIDE).flatten(1)
+    far = -height * width  # negative, whatever site of the grid is added
+    rows = torch.where((ys >= 0) & (ys < height), ys * width, far)
+    columns = torch.where((xs >= 0) & (xs < width), xs, far)
+    return (rows.unsqueeze(2) + columns.unsqueeze(1)).clamp(min=OUTSIDE).flatten(1)
 
 
 def _rows_columns(sites: Tensor, grid: Pair) -> tuple[Tensor, Tensor]:

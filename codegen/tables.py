@@ -49,8 +49,9 @@ def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
 
     The windows are those of ``adaptive_max_pool2d``.
     """
-    for axis, new in enumerate(grid):
-        size, at = mask.shape[axis], torch.arange(new)
+    for axis in (1, 0):  # first along memory: it is the cheaper one, and leaves less to the other
+        new, size = grid[axis], mask.shape[axis]
+        at = torch.arange(new)
         mask = _any_of(mask, axis, at * size // new, ((at + 1) * size + new - 1) // new)
     return mask
 
@@ -121,12 +122,11 @@ def kernel_map(
     if in_sites is None:
         halo = torch.zeros(1, dtype=torch.int64)
         return torch.where(reads == OUTSIDE, count + 1, reads), halo
-    reads = torch.where(reads == OUTSIDE, count, reads)
+    # The last entries stand for what is OUTSIDE: it indexes them from the end.
     position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64)
     needed = torch.zeros(count + 1, dtype=torch.bool)
     needed[reads.flatten()] = True
     needed[in_sites] = False
-    needed[count] = False
     halo = active_sites(needed[:count], padded)
     active = in_sites.shape[0]
     position[halo] = torch.arange(active, active + halo.shape[0])

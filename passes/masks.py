@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,29 +76,39 @@ class PropagateMasks:
     def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
         dense = self.dense_grids(work)
         wide = plan.call(tables.dilate, mask, self.dilate) if self.dilate else mask
+        packed = {grid for node in work if (grid := _packed_grid(node)) and grid not in dense}
+        masks = self._grid_masks(wide, packed, plan)
 
         def choose(node: Node) -> Mask:
-            layout = node.meta["layout"]
-            if not isinstance(layout, Layout) or not layout.packable:
+            grid = _packed_grid(node)
+            if grid is None:
                 return ALL
-            if layout.grid in dense:
+            if grid in dense:
                 node.meta["reason"] = "one of the smallest grids"
                 return ALL
             if isinstance(rule := find_rule(node), PadRule):
                 before, geometry = node.all_input_nodes[0].meta["mask"], rule.geometry(node)
                 if isinstance(before, Node) and geometry is not None:
                     return plan.grow(before, geometry)
-            return plan.call(tables.grid_mask, wide, layout.grid)
+            return masks[grid]
 
         return choose
 
+    def _grid_masks(self, wide: Node, grids: set[Grid], plan: _MaskBuilder) -> dict[Grid, Node]:
+        """``wide`` on each grid; pooled in steps where a coarse grid divides a finer one."""
+        masks = {self.grid: wide}
+        for grid in sorted(grids - {self.grid}, key=math.prod, reverse=True):
+            finer = [g for g in masks if _divides(g, self.grid) and _divides(grid, g)]
+            masks[grid] = plan.call(tables.grid_mask, masks[finer[-1]] if finer else wide, grid)
+        return masks
+
     def _exact(self, mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
         def choose(node: Node) -> Mask:
-            layout = node.meta["layout"]
-            if not isinstance(layout, Layout) or not layout.packable:
+            grid = _packed_grid(node)
+            if grid is None:
                 return ALL
             if node.op == "placeholder":
-                return plan.call(tables.grid_mask, mask, layout.grid)
+                return mask if grid == self.grid else plan.call(tables.grid_mask, mask, grid)
             rule = find_rule(node)
             assert rule is not None
             sources = [arg.meta["mask"] for arg in node.all_input_nodes if is_edited(arg)]
@@ -111,6 +122,15 @@ class PropagateMasks:
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
         return choose
+
+
+def _packed_grid(node: Node) -> Grid | None:
+    layout = node.meta["layout"]
+    return layout.grid if isinstance(layout, Layout) and layout.packable else None
+
+
+def _divides(coarse: Grid, fine: Grid) -> bool:
+    return all(b % a == 0 for a, b in zip(coarse, fine, strict=True))
 
 
 def _behind_pad(node: Node, geometry: Geometry) -> tuple[Node, Geometry]:

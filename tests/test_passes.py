@@ -106,8 +106,7 @@ def test_convolution_is_packed() -> None:
     expect(
         graphs.plan.graph,
         """
-        grid_mask = grid_mask(mask)
-        active_sites = active_sites(grid_mask)
+        active_sites = active_sites(mask)
         kernel_map = kernel_map(active_sites)
         getitem = getitem(kernel_map)
         getitem_1 = getitem(kernel_map)
