@@ -49,9 +49,8 @@ class PropagateMasks:
         mask.meta.update(stage="plan", edited=False, layout=None, mask=None)
         work = [node for node in graph.nodes if node is not mask and node.op != "output"]
         plan = _MaskBuilder(graph)
-        choose = (
-            self._fixed(work, mask, plan) if self.policy == "fixed" else self._exact(mask, plan)
-        )
+        policy = self._fixed if self.policy == "fixed" else self._exact
+        choose = policy(work, mask, plan)
         for node in work:
             node.meta["stage"] = "record"
             node.meta["mask"] = choose(node) if node.meta["edited"] else None
@@ -76,8 +75,7 @@ class PropagateMasks:
     def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
         dense = self.dense_grids(work)
         wide = plan.call(tables.dilate, mask, self.dilate) if self.dilate else mask
-        packed = {grid for node in work if (grid := _packed_grid(node)) and grid not in dense}
-        masks = self._grid_masks(wide, packed, plan)
+        masks = self._grid_masks(work, wide, plan)
 
         def choose(node: Node) -> Mask:
             grid = _packed_grid(node)
@@ -94,21 +92,24 @@ class PropagateMasks:
 
         return choose
 
-    def _grid_masks(self, wide: Node, grids: set[Grid], plan: _MaskBuilder) -> dict[Grid, Node]:
-        """``wide`` on each grid; pooled in steps where a coarse grid divides a finer one."""
-        masks = {self.grid: wide}
+    def _grid_masks(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> dict[Grid, Node]:
+        """``mask`` on each grid; pooled in steps where a coarse grid divides a finer one."""
+        grids = {grid for node in work if (grid := _packed_grid(node))}
+        masks = {self.grid: mask}
         for grid in sorted(grids - {self.grid}, key=math.prod, reverse=True):
             finer = [g for g in masks if _divides(g, self.grid) and _divides(grid, g)]
-            masks[grid] = plan.call(tables.grid_mask, masks[finer[-1]] if finer else wide, grid)
+            masks[grid] = plan.call(tables.grid_mask, masks[finer[-1]] if finer else mask, grid)
         return masks
 
-    def _exact(self, mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+    def _exact(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+        masks = self._grid_masks(work, mask, plan)
+
         def choose(node: Node) -> Mask:
             grid = _packed_grid(node)
             if grid is None:
                 return ALL
             if node.op == "placeholder":
-                return mask if grid == self.grid else plan.call(tables.grid_mask, mask, grid)
+                return masks[grid]
             rule = find_rule(node)
             assert rule is not None
             sources = [arg.meta["mask"] for arg in node.all_input_nodes if is_edited(arg)]
