@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import remove_spectral_norm, spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 Norm = Literal["batch", "instance"]
 WIDTHS = ((16, 16), (16, 16), (16, 16), (16, 8), (8, 4), (4, 2), (2, 1))
@@ -93,6 +94,6 @@ class SpadeGenerator(nn.Module):
 def folded(model: nn.Module) -> nn.Module:
     """``model``, its spectral norms made part of the weights: what runs once it is trained."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and hasattr(module, "weight_orig"):
-            remove_spectral_norm(module)
+        if isinstance(module, nn.Conv2d) and is_parametrized(module):
+            remove_parametrizations(module, "weight")
     return model

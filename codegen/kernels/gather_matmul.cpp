@@ -29,17 +29,21 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, VECTORS = 4;  // of 32 registers, 24 hold results
-#elif defined(__AVX2__)
+constexpr int64_t DEPTH = 1024;  // taps x channels summed at a time
+constexpr int64_t CHUNK = 240;   // rows that share a panel in the cache
+constexpr int64_t AHEAD = 8;     // steps of depth that a panel is prefetched ahead
+#else
+#ifdef __AVX2__
 constexpr int LANES = 8, VECTORS = 2;  // of 16 registers, 12 do
 #else
 constexpr int LANES = 4, VECTORS = 4;
 #endif
+constexpr int64_t DEPTH = 1536, CHUNK = 480;  // panels are a quarter as wide
+constexpr int64_t AHEAD = 0;  // not at all: a step is so short that asking takes a tenth of it
+#endif
 constexpr int ROWS = 6;
 constexpr int64_t PANEL = VECTORS * LANES;
-constexpr int64_t DEPTH = 1024;  // taps x channels summed at a time
-constexpr int64_t CHUNK = 240;   // rows that share a panel in the cache
-constexpr int64_t AHEAD = 8;     // steps of depth that a panel is prefetched ahead
-constexpr int64_t TASKS = 8;     // a thread: with fewer, their number is a multiple of threads
+constexpr int64_t TASKS = 8;  // a thread: with fewer, their number is a multiple of threads
 
 typedef float Vec
     __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
@@ -96,7 +100,7 @@ void block(const Operands& o, int64_t site, int64_t column, Range taps, Range ch
       Vec terms[V];
       UNROLLED for (int v = 0; v < V; v++) {
         terms[v] = at(w + v * LANES);
-        __builtin_prefetch(w + AHEAD * step + v * LANES);
+        if (AHEAD > 0) __builtin_prefetch(w + AHEAD * step + v * LANES);
       }
       UNROLLED for (int r = 0; r < R; r++) {
         const float x = row[r][c];
