@@ -36,6 +36,7 @@ _FORMS: tuple[Form, ...] = (
     video.conv_transpose3d,
     frames.pad_frames,
     frames.nearest,
+    frames.own_size,
     frames.trilinear,
     reductions.adaptive_pool,
     reductions.variance,

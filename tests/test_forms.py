@@ -129,6 +129,7 @@ def channels_last_patchified(x: Tensor) -> Tensor:
         (lambda x: (x.mT.view(torch.int32) & 0xFFFF).float(), "none"),
         (frames_patchified, "split view"),
         (channels_last_patchified, "split view"),
+        (lambda x: F.interpolate(x, size=(8, 8)) + F.interpolate(x, scale_factor=1.0), "nearest"),
     ],
 )
 def test_forms(function: Function, gone: str) -> None:

@@ -74,6 +74,14 @@ def nearest(node: Node) -> Node | None:
     return reshaped(node, images, shape_of(node))
 
 
+def own_size(node: Node) -> Node | None:
+    """Nearest resize to the size that is there -> nothing."""
+    if node.target is not aten.upsample_nearest2d.vec or shape_of(node) != shape_of(source(node)):
+        return None
+    factors = argument(node, "scale_factors") or [1.0]
+    return source(node) if all(factor == 1 for factor in factors) else None
+
+
 def trilinear(node: Node) -> Node | None:
     """upsample_trilinear3d -> sums of neighbouring frames, then upsample_bilinear2d."""
     if node.target is not aten.upsample_trilinear3d.vec:
