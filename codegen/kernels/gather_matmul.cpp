@@ -32,6 +32,7 @@ constexpr int LANES = 16, VECTORS = 4;  // of 32 registers, 24 hold results
 constexpr int64_t DEPTH = 1024;  // taps x channels summed at a time
 constexpr int64_t CHUNK = 240;   // rows that share a panel in the cache
 constexpr int64_t AHEAD = 8;     // steps of depth that a panel is prefetched ahead
+constexpr bool ALWAYS = true;    // by every block of rows
 #else
 #ifdef __AVX2__
 constexpr int LANES = 8, VECTORS = 2;  // of 16 registers, 12 do
@@ -39,9 +40,10 @@ constexpr int LANES = 8, VECTORS = 2;  // of 16 registers, 12 do
 constexpr int LANES = 4, VECTORS = 4;
 #endif
 constexpr int64_t DEPTH = 1536, CHUNK = 480;  // panels are a quarter as wide
-constexpr int64_t AHEAD = 0;  // not at all: a step is so short that asking takes a tenth of it
+constexpr int64_t AHEAD = 16;
+constexpr bool ALWAYS = false;  // by the first one: a step is so short that asking is a tenth of it
 #endif
-constexpr int ROWS = 6;
+constexpr int ROWS = 6, LINE = 16;  // of the cache, in numbers
 constexpr int64_t PANEL = VECTORS * LANES;
 constexpr int64_t TASKS = 8;  // a thread: with fewer, their number is a multiple of threads
 
@@ -72,7 +74,7 @@ Vec& at(float* values) { return *reinterpret_cast<Vec*>(values); }
 const Vec& at(const float* values) { return *reinterpret_cast<const Vec*>(values); }
 
 // Adds to out[site : site + R, column : column + V * LANES] what taps and channels give.
-template <int R, int V>
+template <int R, int V, bool FETCH>
 void block(const Operands& o, int64_t site, int64_t column, Range taps, Range channels) {
   const float* item[R];
   const int64_t* map[R];
@@ -100,7 +102,7 @@ void block(const Operands& o, int64_t site, int64_t column, Range taps, Range ch
       Vec terms[V];
       UNROLLED for (int v = 0; v < V; v++) {
         terms[v] = at(w + v * LANES);
-        if (AHEAD > 0) __builtin_prefetch(w + AHEAD * step + v * LANES);
+        if (FETCH && v * LANES % LINE == 0) __builtin_prefetch(w + AHEAD * step + v * LANES);
       }
       UNROLLED for (int r = 0; r < R; r++) {
         const float x = row[r][c];
@@ -114,11 +116,12 @@ void block(const Operands& o, int64_t site, int64_t column, Range taps, Range ch
 
 using Block = void (*)(const Operands&, int64_t, int64_t, Range, Range);
 
-template <int... I>
+template <bool FETCH, int... I>
 constexpr std::array<Block, sizeof...(I)> blocks(std::integer_sequence<int, I...>) {
-  return {block<I / VECTORS + 1, I % VECTORS + 1>...};
+  return {block<I / VECTORS + 1, I % VECTORS + 1, FETCH>...};
 }
-constexpr auto BLOCKS = blocks(std::make_integer_sequence<int, ROWS * VECTORS>{});
+using Kinds = std::make_integer_sequence<int, ROWS * VECTORS>;
+constexpr auto CACHED = blocks<ALWAYS>(Kinds{}), FETCHING = blocks<true>(Kinds{});
 
 // One panel of columns for a chunk of rows.
 void panel(const Operands& o, Range sites, int64_t column) {
@@ -133,7 +136,7 @@ void panel(const Operands& o, Range sites, int64_t column) {
       for (int64_t b = 0; b < count; b++) {
         const Range rows = part(sites, b, count);
         const int64_t kind = (rows.stop - rows.start - 1) * VECTORS + vectors - 1;
-        BLOCKS[kind](o, rows.start, column, taps, channels);
+        (b ? CACHED : FETCHING)[kind](o, rows.start, column, taps, channels);
       }
     }
 }
