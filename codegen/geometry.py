@@ -32,7 +32,12 @@ class Geometry(Protocol):
 
 
 def _combine(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
-    """Per-axis taps [S, ky] and [S, kx] -> sites [S, ky*kx]; out of range becomes OUTSIDE."""
+    """Per-axis taps [S, ky] and [S, kx], all inside the grid -> sites [S, ky*kx]."""
+    return ((ys * grid[1]).unsqueeze(2) + xs.unsqueeze(1)).flatten(1)
+
+
+def _combine_inside(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
+    """The same of taps that may lie out of range, which become OUTSIDE."""
     height, width = grid
     far = -height * width  # negative, whatever site of the grid is added
     rows = torch.where((ys >= 0) & (ys < height), ys * width, far)
@@ -60,7 +65,7 @@ class Window(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class TransposedWindow(NamedTuple):
@@ -83,7 +88,7 @@ class TransposedWindow(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Nearest(NamedTuple):
@@ -151,7 +156,7 @@ class Pad(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Same(NamedTuple):

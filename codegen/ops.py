@@ -105,9 +105,12 @@ def through(kernel_map: Tensor, moves: Tensor, x: Tensor, halo_sites: Tensor) ->
     return torch.where(kernel_map < moved, sources.view(kernel_map.shape), behind)
 
 
-def gather_mean(x: Tensor, halo: Tensor | None, kernel_map: Tensor, divisor: Tensor) -> Tensor:
-    """Average pool: sum of the taps over ``divisor`` [S_out, 1]."""
-    return (gather(x, halo, kernel_map).sum(2) / divisor.to(x.dtype)).transpose(1, 2)
+def gather_mean(
+    x: Tensor, halo: Tensor | None, kernel_map: Tensor, divisor: Tensor | int
+) -> Tensor:
+    """Average pool: sum of the taps over ``divisor``, one for all or [S_out, 1]."""
+    own = divisor.to(x.dtype) if isinstance(divisor, Tensor) else divisor
+    return (gather(x, halo, kernel_map).sum(2) / own).transpose(1, 2)
 
 
 def gather_max(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tensor:

@@ -43,9 +43,8 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
         "blend_weights": t.blend_weights(MOVES["bilinear"], sites),  # type: ignore[arg-type]
         "shuffle_phase": t.shuffle_phase(MOVES["nearest"], sites, (2, 2)),  # type: ignore[arg-type]
         "source_sites": t.source_sites(MOVES["same"], sites),
-        "divisor": t.pool_divisor(WINDOW, None, None),
+        "divisor": t.pool_divisor(WINDOW, None),
         "whole map": t.kernel_map(WINDOW, None, None)[0],
-        "fixed_divisor": t.pool_divisor(WINDOW, sites[:1], 9),
     }
     for name, move in MOVES.items():
         grown = t.grow(mask, move)

@@ -107,10 +107,11 @@ class AveragePool(Pool):
 
     def emit(self, node: Node, place: Place) -> Node:
         geometry = self.geometry(node)
-        fixed = argument(node, "divisor_override")
-        if fixed is None and argument(node, "count_include_pad"):
-            fixed = geometry.kernel[0] * geometry.kernel[1]
-        divisor = place.table(tables.pool_divisor, geometry, fixed)
+        divisor = argument(node, "divisor_override")
+        if divisor is None and (argument(node, "count_include_pad") or not any(geometry.padding)):
+            divisor = geometry.kernel[0] * geometry.kernel[1]
+        if divisor is None:
+            divisor = place.table(tables.pool_divisor, geometry)
         return place.call(ops.gather_mean, *place.taps(source(node), geometry), divisor)
 
 
