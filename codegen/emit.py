@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch._dynamo.decorators import mark_unbacked
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor import config as inductor
 from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
@@ -41,14 +42,15 @@ class Emitted:
         return self._module(*inputs)
 
     def forget(self) -> None:
-        """To be called when weights have moved."""
+        """To be called when weights have changed or moved."""
 
 
 class Compiled(Emitted):
     """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
     rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask.
-    ``options`` are inductor's. What it cannot compile runs as it is, with a warning that calls
-    it ``name``."""
+    ``options`` are inductor's. ``frozen`` weights are constants, kept once more in the order that
+    the library's kernels want. What it cannot compile runs as it is, with a warning that calls it
+    ``name``."""
 
     def __init__(
         self,
@@ -57,9 +59,10 @@ class Compiled(Emitted):
         most: int | None = None,
         options: dict[str, Any] | None = None,
         name: str = "update",
+        frozen: bool = False,
     ) -> None:
         super().__init__(module)
-        self._name = name
+        self._name, self._frozen = name, frozen
         _mark_caches()
         self._sizes, self._most = sizes, most
         self._sources: list[str] = []
@@ -74,7 +77,7 @@ class Compiled(Emitted):
         mark_sizes(inputs, self._sizes, self._most)
         if self._has_run:
             return self._compiled(*inputs)
-        with _collected(self._sources):
+        with _collected(self._sources), inductor.patch(freezing=self._frozen):
             try:
                 result = self._compiled(*inputs)
             except TorchDynamoException as error:
@@ -82,6 +85,11 @@ class Compiled(Emitted):
                 result = self._compiled(*inputs)
         self._has_run = True
         return result
+
+    def forget(self) -> None:
+        if self._frozen:
+            self._module.recompile()  # new code, which torch.compile does not know
+            self._has_run = False
 
     def _give_up(self, error: Exception) -> None:
         reason = str(error).strip().split("\n")[0]

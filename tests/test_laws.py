@@ -352,3 +352,22 @@ def test_one_compilation_serves_every_mask(name: str, cuda: bool) -> None:
 
 def _one_site(grid: tuple[int, int]) -> Tensor:
     return MaskRecipe("one site", 3).build(grid)
+
+
+@torch.no_grad()
+def test_compiled_large_edits_follow_the_weights() -> None:
+    """They are constants of the compiled dense model."""
+    recipe = Recipe(
+        (_conv(8), Pointwise("silu"), _conv(4)), (8, 10), 1, 3, torch.float32, "image", 0
+    )
+    before, after = recipe.inputs(), edit(recipe)
+    allowed = tolerance(recipe, before, after)
+    model, everything = recipe.build(), torch.ones(recipe.grid, dtype=torch.bool)
+    sparse = sparsify(model, dense_above=0.0)
+    for _ in range(2):
+        _, baseline = sparse.record(*before)
+        got = sparse.update(baseline, *after, mask=everything)
+        assert sparse.report().is_dense
+        assert_close(got, model(*after), allowed)
+        for weight in model.parameters():
+            weight.neg_()
