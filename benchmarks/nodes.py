@@ -34,17 +34,17 @@ class _Timed(Interpreter):
         super().__init__(module)
         self.seconds: dict[Node, list[float]] = {}
         self.work: dict[Node, tuple[int, int]] = {}
-        self._values: dict[Node, Any] = {}
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()
         result = super().run_node(n)
+        spent = time.perf_counter() - start
+        n.meta["val"] = tree_map_only(Tensor, _shape, result)  # of this run, not of an earlier one
         if n.op == "call_function" and n.target is not operator.getitem:
-            self.seconds.setdefault(n, []).append(time.perf_counter() - start)
+            self.seconds.setdefault(n, []).append(spent)
             if n not in self.work:
                 inputs = [self.env[source] for source in n.all_input_nodes]
                 self.work[n] = _macs(n, result), _bytes(n, inputs, result)
-        n.meta.setdefault("val", tree_map_only(Tensor, _shape, result))
         return result
 
 
@@ -64,7 +64,6 @@ def _macs(node: Node, result: Any) -> int:
     if node.target is products.matmul:
         first: Any = node.args[0]
         return prod(result.shape) * int(first.meta["val"].shape[-1])
-    node.meta.setdefault("val", tree_map_only(Tensor, _shape, result))
     return macs(node)
 
 

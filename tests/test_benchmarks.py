@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen import products
+from sparsify.codegen import ops, products
 from torch import nn
 
 from benchmarks.floors import Rates, weight_bytes
@@ -133,3 +133,15 @@ def test_work_of_nodes(in_panels: bool) -> None:
     assert by_name["gather_conv"]["macs"] == 2 * 5 * 16 * 4 * 9
     assert by_name["gather_conv"]["bytes"] == 4 * (2 * 4 * 9 + 16 * 4 * 9 + 2 * 16 * 5) + 8 * 5 * 9
     assert by_name["transpose"]["macs"] == by_name["transpose"]["bytes"] == 0
+
+
+def test_work_of_another_edit_is_its_own() -> None:
+    """Queries at 5 sites, then at 7, of the same graph."""
+    graph = torch.fx.Graph()
+    query, key, value = map(graph.placeholder, ("query", "key", "value"))
+    graph.output(graph.call_function(ops.attention, (query, key, value)))
+    module = torch.fx.GraphModule(nn.Module(), graph)
+    for sites in (5, 7):
+        inputs = torch.randn(2, sites, 4), torch.randn(2, 9, 4), torch.randn(2, 9, 4)
+        (row,) = measure_nodes(module, inputs, Rates(1.0, 1.0), rounds=1)
+        assert row["macs"] == 2 * sites * 9 * (4 + 4)
