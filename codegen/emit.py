@@ -120,6 +120,7 @@ class OnCuda(Emitted):
         return self._replayed(*(value if read else None for value, read in pairs))
 
     def forget(self) -> None:
+        self._emitted.forget()
         self._replayed.forget()
 
 

@@ -36,13 +36,13 @@ def _combine(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
     return ((ys * grid[1]).unsqueeze(2) + xs.unsqueeze(1)).flatten(1)
 
 
-def _combine_inside(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
+def _combine_checked(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
     """The same of taps that may lie out of range, which become OUTSIDE."""
     height, width = grid
-    far = -height * width  # negative, whatever site of the grid is added
-    rows = torch.where((ys >= 0) & (ys < height), ys * width, far)
-    columns = torch.where((xs >= 0) & (xs < width), xs, far)
-    return (rows.unsqueeze(2) + columns.unsqueeze(1)).clamp(min=OUTSIDE).flatten(1)
+    # Negative, whatever site of the grid is added.
+    rows = torch.where((ys >= 0) & (ys < height), ys, -height)
+    columns = torch.where((xs >= 0) & (xs < width), xs, -height * width)
+    return _combine(rows, columns, grid).clamp(min=OUTSIDE)
 
 
 def _rows_columns(sites: Tensor, grid: Pair) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class Window(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class TransposedWindow(NamedTuple):
@@ -88,7 +88,7 @@ class TransposedWindow(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Nearest(NamedTuple):
@@ -156,7 +156,7 @@ class Pad(NamedTuple):
 
     def read(self, sites: Tensor) -> Tensor:
         y, x = _rows_columns(sites, self.out_grid)
-        return _combine_inside(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Same(NamedTuple):
