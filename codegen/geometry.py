@@ -19,7 +19,7 @@ OUTSIDE = -1  # a tap that reads zero padding
 
 
 class Geometry(Protocol):
-    """``read`` gives the input sites of output sites; ``grow`` moves a mask forward."""
+    """What is read is a product of rows and columns: each axis has taps of its own."""
 
     @property
     def in_grid(self) -> Pair: ...
@@ -27,26 +27,40 @@ class Geometry(Protocol):
     @property
     def out_grid(self) -> Pair: ...
 
-    def read(self, sites: Tensor) -> Tensor:
-        """``sites`` int64 [S] of the output grid -> int64 [S, taps] of the input grid."""
+    def taps(self, position: Tensor, axis: int) -> Tensor:
+        """Where positions int64 [n] along ``axis`` (0: y, 1: x) of the output grid read.
+
+        int64 [n, taps] along the same axis of the input grid, beyond it for zero padding.
+        """
 
 
-def _combine(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
-    """Per-axis taps [S, ky] and [S, kx], all inside the grid -> sites [S, ky*kx]."""
-    return ((ys * grid[1]).unsqueeze(2) + xs.unsqueeze(1)).flatten(1)
+def axes(geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Offsets of the taps of all rows int64 [H', ky] and columns int64 [W', kx].
+
+    A tap of a row and one of a column add up to the site that is read; to something negative where
+    either is padding.
+    """
+    offsets, (height, width) = [], geometry.in_grid
+    for axis, step in ((0, width), (1, 1)):
+        at = geometry.taps(torch.arange(geometry.out_grid[axis], device="cpu"), axis)
+        inside = (at >= 0) & (at < geometry.in_grid[axis])
+        offsets.append(torch.where(inside, at * step, -height * width))
+    return offsets[0], offsets[1]
 
 
-def _combine_checked(ys: Tensor, xs: Tensor, grid: Pair) -> Tensor:
-    """The same of taps that may lie out of range, which become OUTSIDE."""
-    height, width = grid
-    # Negative, whatever site of the grid is added.
-    rows = torch.where((ys >= 0) & (ys < height), ys, -height)
-    columns = torch.where((xs >= 0) & (xs < width), xs, -height * width)
-    return _combine(rows, columns, grid).clamp(min=OUTSIDE)
+def read(geometry: Geometry, sites: Tensor) -> Tensor:
+    """``sites`` int64 [S] of the output grid -> sites int64 [S, taps] of the input grid."""
+    rows, columns = axes(geometry)
+    y, x = _rows_columns(sites, geometry.out_grid)
+    return (rows[y].unsqueeze(2) + columns[x].unsqueeze(1)).flatten(1).clamp(min=OUTSIDE)
 
 
 def _rows_columns(sites: Tensor, grid: Pair) -> tuple[Tensor, Tensor]:
     return sites.div(grid[1], rounding_mode="floor"), sites.remainder(grid[1])
+
+
+def _steps(count: int, step: int) -> Tensor:
+    return torch.arange(0, count * step, step, device="cpu")
 
 
 class Window(NamedTuple):
@@ -59,13 +73,9 @@ class Window(NamedTuple):
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
 
-    def _axis(self, position: Tensor, axis: int) -> Tensor:
-        taps = torch.arange(self.kernel[axis], device=position.device) * self.dilation[axis]
-        return position.unsqueeze(1) * self.stride[axis] - self.padding[axis] + taps
-
-    def read(self, sites: Tensor) -> Tensor:
-        y, x = _rows_columns(sites, self.out_grid)
-        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
+    def taps(self, position: Tensor, axis: int) -> Tensor:
+        first = position * self.stride[axis] - self.padding[axis]
+        return first.unsqueeze(1) + _steps(self.kernel[axis], self.dilation[axis])
 
 
 class TransposedWindow(NamedTuple):
@@ -78,17 +88,13 @@ class TransposedWindow(NamedTuple):
     padding: Pair
     dilation: Pair
 
-    def _axis(self, position: Tensor, axis: int) -> Tensor:
-        taps = torch.arange(self.kernel[axis], device=position.device) * self.dilation[axis]
-        reach = position.unsqueeze(1) + self.padding[axis] - taps
+    def taps(self, position: Tensor, axis: int) -> Tensor:
+        steps = _steps(self.kernel[axis], self.dilation[axis])
+        reach = (position + self.padding[axis]).unsqueeze(1) - steps
         aligned = reach.remainder(self.stride[axis]) == 0
         return torch.where(
             aligned, reach.div(self.stride[axis], rounding_mode="floor"), torch.full_like(reach, -1)
         )
-
-    def read(self, sites: Tensor) -> Tensor:
-        y, x = _rows_columns(sites, self.out_grid)
-        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Nearest(NamedTuple):
@@ -98,13 +104,9 @@ class Nearest(NamedTuple):
     out_grid: Pair
     scale: tuple[float, float]
 
-    def _axis(self, position: Tensor, axis: int) -> Tensor:
+    def taps(self, position: Tensor, axis: int) -> Tensor:
         source = (position.to(torch.float32) * self.scale[axis]).floor().to(torch.int64)
         return source.clamp(max=self.in_grid[axis] - 1).unsqueeze(1)
-
-    def read(self, sites: Tensor) -> Tensor:
-        y, x = _rows_columns(sites, self.out_grid)
-        return _combine(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Bilinear(NamedTuple):
@@ -115,24 +117,25 @@ class Bilinear(NamedTuple):
     scale: tuple[float, float]
     align_corners: bool
 
-    def _axis(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    def taps(self, position: Tensor, axis: int) -> Tensor:
+        low = self._origin(position, axis).floor().to(torch.int64)
+        return torch.stack([low, low + 1], 1).clamp(max=self.in_grid[axis] - 1)
+
+    def _origin(self, position: Tensor, axis: int) -> Tensor:
         at = position.to(torch.float64)
         # A tensor: exporters to ONNX round numbers to float32.
-        scale = torch.tensor(self.scale[axis], dtype=torch.float64)
-        at = at * scale if self.align_corners else ((at + 0.5) * scale - 0.5).clamp(min=0)
-        low = at.floor().to(torch.int64).clamp(max=self.in_grid[axis] - 1)
-        high = (low + 1).clamp(max=self.in_grid[axis] - 1)
-        share = (at - low).clamp(0, 1)
-        return torch.stack([low, high], 1), torch.stack([1 - share, share], 1)
+        scale = torch.tensor(self.scale[axis], dtype=torch.float64, device="cpu")
+        return at * scale if self.align_corners else ((at + 0.5) * scale - 0.5).clamp(min=0)
 
-    def read(self, sites: Tensor) -> Tensor:
-        y, x = _rows_columns(sites, self.out_grid)
-        return _combine(self._axis(y, 0)[0], self._axis(x, 1)[0], self.in_grid)
+    def _shares(self, position: Tensor, axis: int) -> Tensor:
+        at = self._origin(position, axis)
+        share = (at - at.floor().clamp(max=self.in_grid[axis] - 1)).clamp(0, 1)
+        return torch.stack([1 - share, share], 1)
 
     def weights(self, sites: Tensor) -> Tensor:
-        """float64 [S, 4], in the order of :meth:`read`."""
+        """float64 [S, 4], in the order of :func:`read`."""
         y, x = _rows_columns(sites, self.out_grid)
-        down, across = self._axis(y, 0)[1], self._axis(x, 1)[1]
+        down, across = self._shares(y, 0), self._shares(x, 1)
         return (down.unsqueeze(2) * across.unsqueeze(1)).flatten(1)
 
 
@@ -144,7 +147,7 @@ class Pad(NamedTuple):
     before: Pair
     mode: str
 
-    def _axis(self, position: Tensor, axis: int) -> Tensor:
+    def taps(self, position: Tensor, axis: int) -> Tensor:
         at, size = position - self.before[axis], self.in_grid[axis]
         if self.mode == "reflect":
             at = (size - 1) - (at.abs() - (size - 1)).abs()
@@ -153,10 +156,6 @@ class Pad(NamedTuple):
         elif self.mode == "circular":
             at = at.remainder(size)
         return at.unsqueeze(1)
-
-    def read(self, sites: Tensor) -> Tensor:
-        y, x = _rows_columns(sites, self.out_grid)
-        return _combine_checked(self._axis(y, 0), self._axis(x, 1), self.in_grid)
 
 
 class Same(NamedTuple):
@@ -168,20 +167,20 @@ class Same(NamedTuple):
     def out_grid(self) -> Pair:
         return self.in_grid
 
-    def read(self, sites: Tensor) -> Tensor:
-        return sites.unsqueeze(1)
+    def taps(self, position: Tensor, axis: int) -> Tensor:
+        return position.unsqueeze(1)
 
 
 def all_sites(grid: Pair) -> Tensor:
     """int64 [H*W]: every site of ``grid``."""
-    return torch.arange(grid[0] * grid[1])
+    return torch.arange(grid[0] * grid[1], device="cpu")
 
 
 def grow(mask: Tensor, geometry: Geometry) -> Tensor:
     """Output sites (bool [H', W']) of which some tap reads an active input site."""
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
-    reads = geometry.read(all_sites(geometry.out_grid))
+    reads = read(geometry, all_sites(geometry.out_grid))
     hit = mask.flatten()[reads.clamp(min=0)] & (reads != OUTSIDE)
     return hit.any(1).view(geometry.out_grid)
 

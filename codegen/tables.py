@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow
+from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow, read
+from .kernels import kernel_map as native
+from .operators import exporting
 
 _LEAST_STEP = 16
 
@@ -65,7 +67,7 @@ def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
 
 def _any_of_windows(mask: Tensor, axis: int, new: int) -> Tensor:
     """The same along one ``axis``, of which windows overlap: counted by running sums."""
-    at, size = torch.arange(new), mask.shape[axis]
+    at, size = torch.arange(new, device=mask.device), mask.shape[axis]
     before = torch.zeros_like(mask.narrow(axis, 0, 1), dtype=torch.int32)
     counts = torch.cat([before, mask.cumsum(axis, dtype=torch.int32)], axis)
     end = counts.index_select(axis, ((at + 1) * size + new - 1) // new)
@@ -85,8 +87,10 @@ def active_sites(mask: Tensor, padded: bool = False) -> Tensor:
     first = torch.zeros_like(flat)
     first[0] = flat.to(torch.uint8).max() == 0  # `any` of so many takes ten times longer
     sites = (flat | first).nonzero()[:, 0]
-    if not padded:
-        return sites
+    return _padded(sites) if padded else sites
+
+
+def _padded(sites: Tensor) -> Tensor:
     count = sites.shape[0]
     return torch.cat([sites, sites[-1:].expand(capacity(count) - count)])
 
@@ -123,27 +127,39 @@ def kernel_map(
     ``in_sites`` / ``out_sites`` are the active sites of its input and output, None for all of
     them. With all input sites present the halo is only the placeholder.
     """
-    reads = geometry.read(_sites(geometry, out_sites))
+    if exporting() or not native.available():
+        return kernel_map_reference(geometry, in_sites, out_sites, padded)
+    reads, halo, place = native.read_sites(geometry, in_sites, out_sites)
+    halo = _padded(halo) if padded and in_sites is not None else halo
+    active = len(place) - 1 if in_sites is None else len(in_sites)
+    return native.number_sites(reads, halo, place, active), halo
+
+
+def kernel_map_reference(
+    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None, padded: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`kernel_map` in plain torch."""
+    reads = read(geometry, _sites(geometry, out_sites))
     count = geometry.in_grid[0] * geometry.in_grid[1]
     if in_sites is None:
-        halo = torch.zeros(1, dtype=torch.int64)
-        return torch.where(reads == OUTSIDE, count + 1, reads), halo
+        return torch.where(reads == OUTSIDE, count + 1, reads), reads.new_zeros(1)
     # The last entries stand for what is OUTSIDE: it indexes them from the end.
-    position = torch.full((count + 1,), OUTSIDE, dtype=torch.int64)
-    needed = torch.zeros(count + 1, dtype=torch.bool)
+    position = reads.new_full((count + 1,), OUTSIDE)
+    needed = torch.zeros_like(position, dtype=torch.bool)
     needed[reads.flatten()] = True
     needed[in_sites] = False
     halo = active_sites(needed[:count], padded)
     active = in_sites.shape[0]
-    position[halo] = torch.arange(active, active + halo.shape[0])
-    position[in_sites] = torch.arange(active)
-    position[count] = active + halo.shape[0]
+    end = active + halo.shape[0]
+    position[halo] = torch.arange(active, end, device=halo.device)
+    position[in_sites] = torch.arange(active, device=halo.device)
+    position[count] = end
     return position[reads], halo
 
 
 def source_sites(geometry: Geometry, out_sites: Tensor) -> Tensor:
     """The one input site [S] that each output site reads (nearest resize)."""
-    return geometry.read(out_sites)[:, 0]
+    return kernel_map(geometry, None, out_sites)[0][:, 0]
 
 
 def _sites(geometry: Geometry, out_sites: Tensor | None) -> Tensor:
@@ -157,7 +173,7 @@ def blend_weights(geometry: Bilinear, out_sites: Tensor | None) -> Tensor:
 
 def pool_divisor(geometry: Window, out_sites: Tensor | None) -> Tensor:
     """How many taps of an average pool lie inside the map, int64 [S_out, 1]."""
-    inside = geometry.read(_sites(geometry, out_sites)) != OUTSIDE
+    inside = read(geometry, _sites(geometry, out_sites)) != OUTSIDE
     return inside.sum(1, keepdim=True)
 
 

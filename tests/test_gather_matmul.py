@@ -91,20 +91,3 @@ def test_operator_is_well_declared(operator: str) -> None:
 )
 def test_other_weights_are_the_library_s(weight: Tensor) -> None:
     assert products.linear_weight(weight, True).equal(weight)
-
-
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning, and the library's products."""
-    from torch._inductor.codecache import CppCodeCache
-
-    def fails(*_: object, **__: object) -> None:
-        raise FileNotFoundError("no c++ here")
-
-    gather_matmul._library.cache_clear()
-    monkeypatch.setattr(CppCodeCache, "load", fails)
-    try:
-        with pytest.warns(UserWarning, match="no c\\+\\+ here"):
-            weight = products.conv_weight(torch.randn(16, 4, 3, 3), 1, False, True)
-        assert weight.shape == (1, 36, 16)
-    finally:
-        gather_matmul._library.cache_clear()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
@@ -21,6 +23,7 @@ from sparsify.codegen.geometry import (
     Window,
     all_sites,
     grow,
+    read,
 )
 from torch import Tensor
 
@@ -28,6 +31,7 @@ from tests.networks import MASKS, MaskRecipe
 from tests.picture_steps import PAD_MODES
 
 Pair = tuple[int, int]
+KernelMap = Callable[[Geometry, Tensor | None, Tensor | None, bool], tuple[Tensor, Tensor]]
 GRIDS = st.tuples(st.integers(2, 9), st.integers(2, 9))
 SMALL = st.tuples(st.integers(0, 2), st.integers(0, 2))
 POSITIVE = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -331,29 +335,41 @@ GEOMETRIES: st.SearchStrategy[Geometry] = st.one_of(
 @given(GEOMETRIES, MASKS)
 def test_grow_equals_brute_force(geometry: Geometry, recipe: MaskRecipe) -> None:
     mask = recipe.build(geometry.in_grid)
-    reads = geometry.read(all_sites(geometry.out_grid)).tolist()
+    reads = read(geometry, all_sites(geometry.out_grid)).tolist()
     active = mask.flatten().tolist()
     want = [any(site != OUTSIDE and active[site] for site in taps) for taps in reads]
     assert grow(mask, geometry).flatten().tolist() == want
 
 
-@given(GEOMETRIES, TWO_MASKS)
+@pytest.mark.parametrize("kernel_map", [tables.kernel_map, tables.kernel_map_reference])
+@given(GEOMETRIES, TWO_MASKS, st.booleans())
 def test_kernel_map_refers_to_what_it_says(
-    geometry: Geometry, masks: tuple[MaskRecipe, MaskRecipe]
+    kernel_map: KernelMap, geometry: Geometry, masks: tuple[MaskRecipe, MaskRecipe], padded: bool
 ) -> None:
     """Every entry, looked up in [active | halo | padding], is the site that the geometry reads."""
-    in_sites = tables.active_sites(masks[0].build(geometry.in_grid))
-    out_sites = tables.active_sites(masks[1].build(geometry.out_grid))
-    kernel_map, halo = tables.kernel_map(geometry, in_sites, out_sites)
+    in_sites = tables.active_sites(masks[0].build(geometry.in_grid), padded)
+    out_sites = tables.active_sites(masks[1].build(geometry.out_grid), padded)
+    entries, halo = kernel_map(geometry, in_sites, out_sites, padded)
     stands_for = torch.cat([in_sites, halo, torch.tensor([OUTSIDE])])
-    assert torch.equal(stands_for[kernel_map], geometry.read(out_sites))
-    used = set(kernel_map.flatten().tolist())
-    first, end = len(in_sites), len(in_sites) + len(halo)
-    assert used >= set(range(first, end)) or len(halo) == 1  # nothing is kept in vain
-    whole, placeholder = tables.kernel_map(geometry, None, out_sites)
+    assert torch.equal(stands_for[entries], read(geometry, out_sites))
+    kept, active = halo.unique(), set(in_sites.tolist())
+    assert len(halo) == (tables.capacity(len(kept)) if padded else len(kept))
+    assert torch.equal(kept, halo[: len(kept)])  # ascending, then the last one again
+    needed = set(read(geometry, out_sites).flatten().tolist()) - active - {OUTSIDE}
+    assert set(kept.tolist()) == (needed or {0})  # nothing is kept in vain
+
+
+@pytest.mark.parametrize("kernel_map", [tables.kernel_map, tables.kernel_map_reference])
+@given(GEOMETRIES, MASKS, st.booleans())
+def test_kernel_map_of_all_inputs(
+    kernel_map: KernelMap, geometry: Geometry, recipe: MaskRecipe, every: bool
+) -> None:
+    out_sites = None if every else tables.active_sites(recipe.build(geometry.out_grid))
+    entries, placeholder = kernel_map(geometry, None, out_sites, False)
     count = geometry.in_grid[0] * geometry.in_grid[1]
     stands_for = torch.cat([torch.arange(count), placeholder, torch.tensor([OUTSIDE])])
-    assert torch.equal(stands_for[whole], geometry.read(out_sites))
+    sites = all_sites(geometry.out_grid) if out_sites is None else out_sites
+    assert torch.equal(stands_for[entries], read(geometry, sites))
 
 
 @given(GRIDS, MASKS, st.integers(0, 3))

@@ -1,41 +1,29 @@
 """The product of gathered rows on CPUs, in C++ (``gather_matmul.cpp``), for float32.
 
-It is compiled at its first use, by the compiler that inductor takes, and kept in inductor's cache.
-Where there is none, products are the library's.
+Where there is no compiler, products are the library's.
 """
 
 from __future__ import annotations
 
 import ctypes
-import warnings
 from functools import cache
-from pathlib import Path
-from subprocess import SubprocessError
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import native
 
 _COLUMNS = 16  # a width that every number of lanes divides
 
 
 @cache
 def _library() -> Any:
-    """The compiled kernel, or None."""
-    from torch._inductor.codecache import CppCodeCache
-
-    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    try:
-        library: Any = CppCodeCache.load(source)
-    except (SubprocessError, RuntimeError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        warnings.warn(
-            f"the CPU kernel cannot be compiled, updates are slower: {reason}", stacklevel=2
-        )
-        return None
-    library.panel_width.restype = ctypes.c_int64
-    library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
-    library.gather_matmul.restype = None
+    library: Any = native.library("gather_matmul")
+    if library is not None:
+        library.panel_width.restype = ctypes.c_int64
+        library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
+        library.gather_matmul.restype = None
     return library
 
 

@@ -1,0 +1,54 @@
+// Kernel maps and halos; see kernel_map.py.
+
+#include <algorithm>
+#include <cstdint>
+
+#ifdef _WIN32
+#define EXPORTED extern "C" __declspec(dllexport)
+#else
+#define EXPORTED extern "C"
+#endif
+
+namespace {
+constexpr int32_t UNSEEN = -1, HALO = -2;
+}  // namespace
+
+// What output sites read: map [sites, ky * kx] of input sites, `count` for padding, and the halo:
+// those of them that are not active, ascending, or site 0. Returns the number of these.
+// Rows [H', ky] and columns [W', kx] are offsets, as geometry.axes gives them; in_sites [active]
+// and out_sites [sites] may be null: all. position [count + 1] tells number_sites what was met.
+EXPORTED int64_t read_sites(
+    const int64_t* rows, const int64_t* columns, const int64_t* in_sites, const int64_t* out_sites,
+    int64_t* map, int64_t* halo, int32_t* position, int64_t count, int64_t active, int64_t sites,
+    int64_t ky, int64_t kx, int64_t out_width) {
+  std::fill(position, position + count, UNSEEN);
+  for (int64_t i = 0; i < active; i++) position[in_sites ? in_sites[i] : i] = int32_t(i);
+  position[count] = 0;  // its number follows from the halo's
+  int64_t found = 0;
+  for (int64_t s = 0; s < sites; s++) {
+    const int64_t site = out_sites ? out_sites[s] : s;
+    const int64_t *y = rows + site / out_width * ky, *x = columns + site % out_width * kx;
+    for (int64_t i = 0; i < ky; i++)
+      for (int64_t j = 0; j < kx; j++) {
+        const int64_t sum = y[i] + x[j], at = sum < 0 ? count : sum;
+        *map++ = at;
+        if (position[at] == UNSEEN) {
+          position[at] = HALO;
+          halo[found++] = at;
+        }
+      }
+  }
+  if (!found) halo[found++] = 0;  // nothing refers to it
+  std::sort(halo, halo + found);
+  return found;
+}
+
+// Sites in a map of `size` numbers become places in [active | halo | one row of zeros].
+EXPORTED void number_sites(
+    int64_t* map, const int64_t* halo, int32_t* position, int64_t count, int64_t active,
+    int64_t size, int64_t halo_size) {
+  for (int64_t i = 0; i < halo_size; i++)
+    if (position[halo[i]] == HALO) position[halo[i]] = int32_t(active + i);
+  position[count] = int32_t(active + halo_size);
+  for (int64_t i = 0; i < size; i++) map[i] = position[map[i]];
+}

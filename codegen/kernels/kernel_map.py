@@ -1,0 +1,64 @@
+"""Kernel maps and halos on CPUs, in C++ (``kernel_map.cpp``): one walk over what is read, where
+tensor operations take ten."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..geometry import Geometry, axes
+from . import native
+
+_axes = lru_cache(maxsize=1024)(axes)  # a few numbers a row and a column
+
+
+@cache
+def _library() -> Any:
+    library: Any = native.library("kernel_map")
+    if library is not None:
+        library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 6
+        library.read_sites.restype = ctypes.c_int64
+        library.number_sites.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4
+        library.number_sites.restype = None
+    return library
+
+
+def available() -> bool:
+    """Is there a compiler?"""
+    return _library() is not None
+
+
+def read_sites(
+    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What output sites read, and which of it is not active.
+
+    ``in_sites`` int64 [S_in] and ``out_sites`` int64 [S_out] are as in
+    :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], H * W for
+    padding; the halo int64 [S_halo], site 0 if there is none; and the place of each active site,
+    int32 [H * W + 1], all for :func:`number_sites`.
+    """
+    rows, columns = _axes(geometry)
+    count = geometry.in_grid[0] * geometry.in_grid[1]
+    sites = len(rows) * len(columns) if out_sites is None else len(out_sites)
+    reads = rows.new_empty((sites, rows.shape[1] * columns.shape[1]))
+    halo = rows.new_empty(min(count, reads.numel()))
+    position = rows.new_empty(count + 1, dtype=torch.int32)
+    given = (in_sites, out_sites)
+    operands = (rows, columns, *(t if t is None else t.contiguous() for t in given))
+    addresses = [t if t is None else t.data_ptr() for t in (*operands, reads, halo, position)]
+    active = count if in_sites is None else len(in_sites)
+    sizes = (count, active, sites, rows.shape[1], columns.shape[1], len(columns))
+    found = _library().read_sites(*addresses, *sizes)
+    return reads, halo[:found].clone(), position
+
+
+def number_sites(reads: Tensor, halo: Tensor, position: Tensor, active: int) -> Tensor:
+    """Sites ``reads`` become, in place, indices of ``[active input sites | halo | zeros]``."""
+    sizes = (len(position) - 1, active, reads.numel(), len(halo))
+    _library().number_sites(reads.data_ptr(), halo.data_ptr(), position.data_ptr(), *sizes)
+    return reads
