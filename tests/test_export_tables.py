@@ -1,4 +1,4 @@
-"""Every function of a plan, in ONNX, for masks that it was not exported with."""
+"""Every function of a plan: in ONNX, for masks that it was not exported with, and at home."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
         results[f"grow {name}"] = grown
         results[f"map {name}"], results[f"halo {name}"] = t.kernel_map(move, sites, out)
     return results
+
+
+def test_tables_ignore_the_default_device() -> None:
+    mask = torch.rand(GRID, generator=torch.Generator().manual_seed(0)) < 0.3
+    wanted = everything(mask)
+    with torch.device("meta"):
+        got = everything(mask)
+    for name, want in wanted.items():
+        assert got[name].device.type == "cpu" and torch.equal(got[name], want), name
 
 
 def as_graph(function: Callable[..., dict[str, Tensor]], names: list[str]) -> Any:
