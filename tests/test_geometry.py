@@ -372,6 +372,15 @@ def test_kernel_map_of_all_inputs(
     assert torch.equal(stands_for[entries], read(geometry, sites))
 
 
+def test_equal_tuples_are_not_one_geometry() -> None:
+    fields: Any = ((4, 4), (4, 4), (3, 3), (1, 1), (0, 0), (1, 1))
+    assert Window(*fields) == TransposedWindow(*fields)
+    for geometry in (Window(*fields), TransposedWindow(*fields)):
+        reads = read(geometry, all_sites((4, 4)))
+        want = torch.where(reads == OUTSIDE, 17, reads)
+        assert torch.equal(tables.kernel_map(geometry, None, None)[0], want)
+
+
 @given(GRIDS, MASKS, st.integers(0, 3))
 def test_dilate_equals_brute_force(grid: Pair, recipe: MaskRecipe, pixels: int) -> None:
     mask = recipe.build(grid)

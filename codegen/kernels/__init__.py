@@ -1,2 +1,2 @@
-"""Kernels: one in C++ for CPUs, the others in Triton, imported on CUDA alone, for torch without
-CUDA comes without triton."""
+"""Kernels: in C++ for CPUs; in Triton for CUDA, imported there alone, for torch without CUDA comes
+without triton."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..geometry import Geometry, axes
 from . import native
 
-_axes = lru_cache(maxsize=1024)(axes)  # a few numbers a row and a column
+# A few numbers a row and a column. Typed: named tuples of two types can be equal.
+_axes = lru_cache(maxsize=1024, typed=True)(axes)
 
 
 @cache
