@@ -8,6 +8,7 @@ executable code.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,7 +19,7 @@ Pair = tuple[int, int]
 OUTSIDE = -1  # a tap that reads zero padding
 
 
-class Geometry(Protocol):
+class Geometry(Hashable, Protocol):
     """What is read is a product of rows and columns: each axis has taps of its own."""
 
     @property
