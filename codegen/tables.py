@@ -127,7 +127,7 @@ def kernel_map(
     ``in_sites`` / ``out_sites`` are the active sites of its input and output, None for all of
     them. With all input sites present the halo is only the placeholder.
     """
-    if exporting() or not native.available():
+    if exporting() or not native.takes(in_sites, out_sites):
         return kernel_map_reference(geometry, in_sites, out_sites, padded)
     reads, halo, place = native.read_sites(geometry, in_sites, out_sites)
     halo = _padded(halo) if padded and in_sites is not None else halo

@@ -18,7 +18,7 @@ def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
     A size that is 1 then is 1 for every mask, and two values that can be added have the same
     sites for every mask. Returns how many rows a table has at most.
     """
-    tables, _ = graphs.plan(torch.ones(grid, dtype=torch.bool))
+    tables, _ = graphs.plan(torch.ones(grid, dtype=torch.bool, device="cpu"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.no_grad():
         inputs = [_like(n.meta["val"]) for n in graphs.record.graph.find_nodes(op="placeholder")]

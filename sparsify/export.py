@@ -132,7 +132,7 @@ class _Exporter:
 
     def _examples(self) -> dict[str, Tensor]:
         """Every value by name, from the inputs of the call and some mask."""
-        mask = torch.zeros(self._sparse.grid, dtype=torch.bool)
+        mask = torch.zeros(self._sparse.grid, dtype=torch.bool, device="cpu")
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
         graphs, leaves = self._sparse.graphs, self._call.leaves
         with torch.no_grad():

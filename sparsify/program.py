@@ -193,7 +193,7 @@ class Program:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._update.source:
             _, baseline = self.record(call)
-            tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool))
+            tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool, device="cpu"))
             sent = [_sent(table, self.device) for table in tables]
             self._run("update", *call.leaves, *sent, *baseline.expanded(), *baseline.conditions)
         return self._update.source

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from sparsify.codegen import geometry as g
 from sparsify.codegen import tables as t
 from sparsify.codegen.export import onnx
 from sparsify.codegen.export.programs import program, pure
+from sparsify.codegen.kernels import kernel_map
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
@@ -54,9 +56,13 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
     return results
 
 
-def test_tables_ignore_the_default_device() -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_tables_ignore_the_default_device(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = torch.rand(GRID, generator=torch.Generator().manual_seed(0)) < 0.3
     wanted = everything(mask)
+    kernel_map._axes.cache_clear()
+    if not native:
+        monkeypatch.setattr(kernel_map, "takes", lambda *sites: False)
     with torch.device("meta"):
         got = everything(mask)
     for name, want in wanted.items():

@@ -26,6 +26,7 @@ from sparsify.codegen.geometry import (
     read,
 )
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.networks import MASKS, MaskRecipe
 from tests.picture_steps import PAD_MODES
@@ -351,7 +352,7 @@ def test_kernel_map_refers_to_what_it_says(
     out_sites = tables.active_sites(masks[1].build(geometry.out_grid), padded)
     entries, halo = kernel_map(geometry, in_sites, out_sites, padded)
     stands_for = torch.cat([in_sites, halo, torch.tensor([OUTSIDE])])
-    assert torch.equal(stands_for[entries], read(geometry, out_sites))
+    assert entries.min() >= 0 and torch.equal(stands_for[entries], read(geometry, out_sites))
     kept, active = halo.unique(), set(in_sites.tolist())
     assert len(halo) == (tables.capacity(len(kept)) if padded else len(kept))
     assert torch.equal(kept, halo[: len(kept)])  # ascending, then the last one again
@@ -360,16 +361,17 @@ def test_kernel_map_refers_to_what_it_says(
 
 
 @pytest.mark.parametrize("kernel_map", [tables.kernel_map, tables.kernel_map_reference])
-@given(GEOMETRIES, MASKS, st.booleans())
+@given(GEOMETRIES, MASKS, st.booleans(), st.booleans())
 def test_kernel_map_of_all_inputs(
-    kernel_map: KernelMap, geometry: Geometry, recipe: MaskRecipe, every: bool
+    kernel_map: KernelMap, geometry: Geometry, recipe: MaskRecipe, every: bool, padded: bool
 ) -> None:
     out_sites = None if every else tables.active_sites(recipe.build(geometry.out_grid))
-    entries, placeholder = kernel_map(geometry, None, out_sites, False)
+    entries, placeholder = kernel_map(geometry, None, out_sites, padded)
+    assert placeholder.tolist() == [0]
     count = geometry.in_grid[0] * geometry.in_grid[1]
     stands_for = torch.cat([torch.arange(count), placeholder, torch.tensor([OUTSIDE])])
     sites = all_sites(geometry.out_grid) if out_sites is None else out_sites
-    assert torch.equal(stands_for[entries], read(geometry, sites))
+    assert entries.min() >= 0 and torch.equal(stands_for[entries], read(geometry, sites))
 
 
 def test_equal_tuples_are_not_one_geometry() -> None:
@@ -432,3 +434,10 @@ def test_source_sites_of_nearest(
     sites = tables.active_sites(recipe.build(out))
     geometry = Nearest(grid, out, _scale(grid, out, how, False))
     assert torch.equal(tables.source_sites(geometry, sites), want[sites])
+
+
+def test_fake_sites_are_not_read() -> None:
+    window = Window((5, 7), (5, 7), (3, 3), padding=(1, 1))
+    with FakeTensorMode():
+        assert tables.kernel_map(window, None, None)[0].shape == (35, 9)
+    assert type(tables.kernel_map(window, None, None)[0]) is Tensor

@@ -28,9 +28,15 @@ def _library() -> Any:
     return library
 
 
-def available() -> bool:
-    """Is there a compiler?"""
-    return _library() is not None
+def takes(*sites: Tensor | None) -> bool:
+    """Is there a compiler, and are these int64 numbers in this machine's memory?
+
+    Not under a mode that watches operations of tensors, of which C++ makes none (fake tensors).
+    """
+    if _library() is None or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    given = (table for table in sites if table is not None)
+    return all(t.device.type == "cpu" and t.dtype == torch.int64 for t in given)
 
 
 def read_sites(
@@ -40,14 +46,14 @@ def read_sites(
 
     ``in_sites`` int64 [S_in] and ``out_sites`` int64 [S_out] are as in
     :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], H * W for
-    padding; the halo int64 [S_halo], site 0 if there is none; and the place of each active site,
-    int32 [H * W + 1], all for :func:`number_sites`.
+    padding; the halo int64 [S_halo], site 0 if there is none; and for :func:`number_sites` what
+    each site is, int32 [H * W + 1]: the place of an active one, a negative mark otherwise.
     """
     rows, columns = _axes(geometry)
     count = geometry.in_grid[0] * geometry.in_grid[1]
     sites = len(rows) * len(columns) if out_sites is None else len(out_sites)
     reads = rows.new_empty((sites, rows.shape[1] * columns.shape[1]))
-    halo = rows.new_empty(min(count, reads.numel()))
+    halo = rows.new_empty(max(1, min(count, reads.numel())))
     position = rows.new_empty(count + 1, dtype=torch.int32)
     given = (in_sites, out_sites)
     operands = (rows, columns, *(t if t is None else t.contiguous() for t in given))
@@ -59,7 +65,10 @@ def read_sites(
 
 
 def number_sites(reads: Tensor, halo: Tensor, position: Tensor, active: int) -> Tensor:
-    """Sites ``reads`` become, in place, indices of ``[active input sites | halo | zeros]``."""
+    """Sites ``reads`` become, in place, indices of ``[active input sites | halo | zeros]``.
+
+    ``halo`` may repeat sites; ``position`` is written to, and of no more use.
+    """
     sizes = (len(position) - 1, active, reads.numel(), len(halo))
     _library().number_sites(reads.data_ptr(), halo.data_ptr(), position.data_ptr(), *sizes)
     return reads

@@ -24,6 +24,7 @@ def library(name: str) -> ctypes.CDLL | None:
     except (SubprocessError, RuntimeError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         warnings.warn(
-            f"the CPU kernel {name} cannot be compiled, updates are slower: {reason}", stacklevel=2
+            f"the CPU kernel {name} cannot be compiled, what it does is slower: {reason}",
+            stacklevel=2,
         )
         return None

@@ -50,7 +50,7 @@ def _range(index: Tensor, size: int) -> tuple[int, int] | None:
     if index.numel() == 0:
         return 0, 0
     start = int(index[0]) % size
-    wanted = torch.arange(start, start + index.numel())
+    wanted = torch.arange(start, start + index.numel(), device="cpu")
     return (start, start + index.numel()) if torch.equal(index % size, wanted) else None
 
 
@@ -90,7 +90,7 @@ def add_rows(node: Node) -> Node | None:
         return None
     dim = argument(node, "dim") % len(shape_of(node))
     shape = [-1 if axis == dim else 1 for axis in range(index.dim())]
-    own = torch.arange(shape_of(node)[dim]).reshape(shape)
+    own = torch.arange(shape_of(node)[dim], device="cpu").reshape(shape)
     if tuple(index.shape) != shape_of(node) or not torch.equal(index, own.expand_as(index)):
         return None
     return call(node, aten.add.Tensor, source(node), argument(node, "src"))
