@@ -129,10 +129,9 @@ def kernel_map(
     """
     if exporting() or not native.takes(in_sites, out_sites):
         return kernel_map_reference(geometry, in_sites, out_sites, padded)
-    reads, halo, place = native.read_sites(geometry, in_sites, out_sites)
+    reads, halo, position = native.read_sites(geometry, in_sites, out_sites)
     halo = _padded(halo) if padded and in_sites is not None else halo
-    active = len(place) - 1 if in_sites is None else len(in_sites)
-    return native.number_sites(reads, halo, place, active), halo
+    return native.number_sites(reads, halo, position), halo
 
 
 def kernel_map_reference(

@@ -23,7 +23,7 @@ EXPORTED int64_t read_sites(
     int64_t ky, int64_t kx, int64_t out_width) {
   std::fill(position, position + count, UNSEEN);
   for (int64_t i = 0; i < active; i++) position[in_sites ? in_sites[i] : i] = int32_t(i);
-  position[count] = 0;  // its number follows from the halo's
+  position[count] = int32_t(active);  // the place of padding, but for the halo's size
   int64_t found = 0;
   for (int64_t s = 0; s < sites; s++) {
     const int64_t site = out_sites ? out_sites[s] : s;
@@ -45,8 +45,9 @@ EXPORTED int64_t read_sites(
 
 // Sites in a map of `size` numbers become places in [active | halo | one row of zeros].
 EXPORTED void number_sites(
-    int64_t* map, const int64_t* halo, int32_t* position, int64_t count, int64_t active,
-    int64_t size, int64_t halo_size) {
+    int64_t* map, const int64_t* halo, int32_t* position, int64_t count, int64_t size,
+    int64_t halo_size) {
+  const int64_t active = position[count];
   for (int64_t i = 0; i < halo_size; i++)
     if (position[halo[i]] == HALO) position[halo[i]] = int32_t(active + i);
   position[count] = int32_t(active + halo_size);

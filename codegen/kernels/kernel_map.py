@@ -23,7 +23,7 @@ def _library() -> Any:
     if library is not None:
         library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 6
         library.read_sites.restype = ctypes.c_int64
-        library.number_sites.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4
+        library.number_sites.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
         library.number_sites.restype = None
     return library
 
@@ -47,7 +47,8 @@ def read_sites(
     ``in_sites`` int64 [S_in] and ``out_sites`` int64 [S_out] are as in
     :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], H * W for
     padding; the halo int64 [S_halo], site 0 if there is none; and for :func:`number_sites` what
-    each site is, int32 [H * W + 1]: the place of an active one, a negative mark otherwise.
+    each site is, int32 [H * W + 1]: the place of an active one, a negative mark otherwise, and
+    last the number of active ones.
     """
     rows, columns = _axes(geometry)
     count = geometry.in_grid[0] * geometry.in_grid[1]
@@ -64,11 +65,11 @@ def read_sites(
     return reads, halo[:found].clone(), position
 
 
-def number_sites(reads: Tensor, halo: Tensor, position: Tensor, active: int) -> Tensor:
+def number_sites(reads: Tensor, halo: Tensor, position: Tensor) -> Tensor:
     """Sites ``reads`` become, in place, indices of ``[active input sites | halo | zeros]``.
 
     ``halo`` may repeat sites; ``position`` is written to, and of no more use.
     """
-    sizes = (len(position) - 1, active, reads.numel(), len(halo))
+    sizes = (len(position) - 1, reads.numel(), len(halo))
     _library().number_sites(reads.data_ptr(), halo.data_ptr(), position.data_ptr(), *sizes)
     return reads
