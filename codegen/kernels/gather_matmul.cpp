@@ -175,7 +175,8 @@ EXPORTED void gather_matmul(
   int64_t chunks = ceil_div(total, CHUNK);
   if (panels * chunks < TASKS * threads && panels * chunks % threads)  // as much for each thread
     chunks = ceil_div(chunks, threads) * threads;
-#pragma omp parallel for num_threads(threads) schedule(static)
+// Dynamic, as cores are shared: each thread takes what its core has the time for.
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t task = 0; task < panels * chunks; task++)
     panel(o, part({0, total}, task / panels, chunks), task % panels * PANEL);
 }
