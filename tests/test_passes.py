@@ -171,6 +171,18 @@ def test_small_grids_run_dense() -> None:
     assert "gather_mean" in text(rewritten(two_levels, dense_share=0.0).update.graph)
 
 
+def test_a_small_grid_gathers_what_a_nearest_resize_reads() -> None:
+    """The edited map is not written out for it."""
+
+    def resized(m: Any, x: Tensor) -> Tensor:
+        low = F.interpolate(m.conv(x).relu(), size=(2, 2))
+        return m.conv(x) + F.interpolate(m.conv(low), scale_factor=4.0)
+
+    update = text(rewritten(resized, dense_share=0.2).update.graph)
+    assert "overlay_rows" not in update
+    assert "unpack = unpack(gather_one)" in update
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class NearestRule(Resample):
         if place.is_baseline:
             return place.moved(self.geometry(node)).packed(source(node))
         return place.call(ops.gather_one, *place.taps(source(node), self.geometry(node)))
+
+    def emit_all(self, node: Node, place: Place) -> Node | None:
+        """A smaller map reads few of the sites: no need to write the others out."""
+        in_grid, out_grid = self.grids(node)
+        if not isinstance(source(node).meta["mask"], Node) or prod(out_grid) >= prod(in_grid):
+            return None
+        return place.call(ops.unpack, self.emit(node, place), *out_grid)
 
 
 @register(aten.upsample_bilinear2d)
