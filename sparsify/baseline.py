@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .codegen.errors import BaselineError, MaskError
+from .ambient import Ambient
+from .codegen.errors import BaselineError, MaskError, SignatureError
+from .config import SparsifyConfig
 from .plan import Plan
+from .signature import Call, Signature
 
 if TYPE_CHECKING:
     from .program import Program
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
 Weights = tuple[tuple[int, int], ...]
 Origin = tuple["weakref.ref[Tensor]", int]
 """A tensor and the version that it had."""
+
+
+def origin_of(leaf: Any) -> Origin | None:
+    """None where only the values tell: a CPU reads them as fast, and some writes, as those to
+    ``.data`` or through NumPy, count as no version. On CUDA reading them would wait for the device.
+    """
+    if not isinstance(leaf, Tensor) or leaf.device.type == "cpu" or leaf.is_inference():
+        return None
+    return weakref.ref(leaf), leaf._version
+
+
+def is_origin(leaf: Any, origin: Origin | None) -> bool:
+    """Is ``leaf`` that tensor, and not written to since?"""
+    return origin is not None and origin[0]() is leaf and origin[1] == leaf._version
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +61,20 @@ class Rows:
         like = self.values
         full = torch.empty_strided(self.shape, self.stride, dtype=like.dtype, device=like.device)
         return full.index_copy_(self.dim, self.sites, like)
+
+
+@dataclass(frozen=True)
+class ProgramKey:
+    """What a program is known by, in another process too."""
+
+    signature: Signature
+    ambient: Ambient
+    config: SparsifyConfig
+    graphs: str
+    """A hash of those that make a baseline and read it."""
+
+    def __deepcopy__(self, memo: Any) -> ProgramKey:
+        return self  # never changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +143,37 @@ class Baseline:
             )
         if commit:
             raise BaselineError("a restricted baseline cannot be committed to: update the full one")
+
+    def require_call(self, call: Call, what: str, any_step: bool) -> None:
+        """Raises :class:`SignatureError` unless ``call`` is of the recorded kind, and of the
+        recorded step unless it may be of ``any_step``."""
+        self.program.signature.require(call.signature, what)
+        name = None if any_step else self.other_scalar(call)
+        if name is not None:
+            raise SignatureError(
+                f"{what}: {name}, and outside the mask the picture is that of the recorded step: "
+                "update from the baseline of the same step, or sparsify with any_step=True"
+            )
+
+    def other_scalar(self, call: Call) -> str | None:
+        """Which timestep or label, an input of at most one axis, is not the recorded one."""
+        known = zip(self.inputs, self.origins, call.signature.names, call.leaves, strict=True)
+        for old, origin, name, new in known:
+            if not isinstance(old, Tensor) or old.dim() > 1 or is_origin(new, origin):
+                continue
+            if not torch.equal(old, new):
+                return f"{name} is {new.tolist()} but {old.tolist()} was recorded"
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Data alone: a program is made anew where it is needed."""
+        return {**vars(self), "program": self.key, "origins": (None,) * len(self.origins)}
+
+    @property
+    def key(self) -> ProgramKey:
+        program: Any = self.program
+        key: ProgramKey = program if isinstance(program, ProgramKey) else program.key
+        return key
 
     def expanded(self) -> tuple[Tensor, ...]:
         """The values as the update graph takes them."""

@@ -54,6 +54,10 @@ class SparsifyConfig:
     """Remembered maps are rounded to torch.float16 or torch.bfloat16, in half the memory; outputs
     and statistics are not. None keeps them as they are."""
 
+    any_step: bool = False
+    """An update may come with another timestep or label (inputs of at most one axis) than the
+    recorded ones; outside the mask the picture stays that of the recorded step."""
+
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -30,7 +33,12 @@ class Plan:
     """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
 
     mask: Tensor
-    tables: dict[object, Tables] = field(default_factory=dict)
+    tables: MutableMapping[object, Tables] = field(default_factory=WeakKeyDictionary)
+    """They live as long as their programs."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The mask alone."""
+        return {"mask": self.mask, "tables": WeakKeyDictionary()}
 
     @cached_property
     def items(self) -> list[Plan]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import operator
-import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
-from .baseline import Baseline, Origin, Weights
-from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda
+from .ambient import Ambient
+from .baseline import Baseline, ProgramKey, Weights, is_origin, origin_of
+from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError, GridError
 from .config import SparsifyConfig
 from .large_edits import LargeEdits
@@ -32,14 +34,30 @@ from .passes.verify import Inspect
 from .plan import Plan, Tables
 from .signature import Call
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 Stage = Literal["record", "dense", "static", "update", "commit"]
+
+
+def _plainly(method: Function) -> Function:
+    """``method`` whatever the caller's grad mode: what it returns is an ordinary tensor."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return method(*args, **kwargs)
+
+    return cast(Function, run)
 
 
 class Program:
     """The record, plan and update graphs of ``model`` for calls like ``call``."""
 
-    def __init__(self, model: torch.nn.Module, config: SparsifyConfig, call: Call) -> None:
+    def __init__(
+        self, model: torch.nn.Module, config: SparsifyConfig, call: Call, ambient: Ambient
+    ) -> None:
         self.signature = call.signature
+        self.ambient = ambient
         self.config = config
         self._model = model
         self.layouts = layouts = _input_layouts(call, config)
@@ -81,6 +99,7 @@ class Program:
         self._large = LargeEdits(self.graphs.dense, config.dense_above)
         self._folded_for = self._weights()
 
+    @_plainly
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
         weights = self._weights()
@@ -97,18 +116,18 @@ class Program:
         self.kept_bytes = Counter()
         for name, value in zip(self.graphs.kept, kept, strict=True):
             self.kept_bytes[name] += value.nbytes
-        inputs, origins = _copy(tuple(leaves)), tuple(map(_origin, leaves))
+        inputs, origins = _copy(tuple(leaves)), tuple(map(origin_of, leaves))
         results = _copy(tuple(outputs))
         baseline = Baseline(self, kept, conditions, results, inputs, origins, weights)
         return tree_unflatten(outputs, self.output_spec), baseline
 
+    @_plainly
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
         if self not in plan.tables:
             # On the host, which then knows all sizes: no update waits for the device to tell.
             mask = check_mask(plan.mask, self.grid, self.batch, self.device).cpu()
-            with torch.no_grad():
-                tables, values = self.graphs.plan(mask)
+            tables, values = self.graphs.plan(mask)
             masks = dict(zip(self.graphs.mask_names, values, strict=True))
             is_dense = self._large.includes(masks)
             if is_dense:
@@ -117,6 +136,7 @@ class Program:
             plan.tables[self] = Tables(mask, tables, masks, is_dense)
         return plan.tables[self]
 
+    @_plainly
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool
     ) -> tuple[Any, Baseline | None]:
@@ -189,6 +209,7 @@ class Program:
                     f"{name} does not fit into torch.float16: take baseline_dtype=torch.bfloat16"
                 )
 
+    @_plainly
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._update.source:
@@ -210,11 +231,12 @@ class Program:
     def _same_inputs(self, baseline: Baseline, leaves: tuple[Any, ...], wait: bool = False) -> bool:
         """Are the inputs that an edit leaves alone the recorded ones?
 
-        On CUDA only the same tensors are known to be, unless it may ``wait`` for the device.
+        On a CPU their values tell. On CUDA they are where they are the same tensors, not written to
+        since (but to ``.data``, which no tensor counts); others are only known if it may ``wait``.
         """
         triples = zip(baseline.inputs, baseline.origins, leaves, strict=True)
         for index, (old, origin, new) in enumerate(triples):
-            if index in self.edited or not isinstance(old, Tensor) or _is_origin(new, origin):
+            if index in self.edited or not isinstance(old, Tensor) or is_origin(new, origin):
                 continue
             if (new.is_cuda and not wait) or not torch.equal(old, new):
                 return False
@@ -227,12 +249,18 @@ class Program:
         nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]
         return all(isinstance(node.meta["mask"], Node) for node in nodes)
 
+    @functools.cached_property
+    def key(self) -> ProgramKey:
+        """What this program is known by, in another process too."""
+        code = (readable(getattr(self.graphs, name)) for name in ("record", "update", "commit"))
+        digest = hashlib.sha256("".join(code).encode()).hexdigest()
+        return ProgramKey(self.signature, self.ambient, self.config, digest)
+
     def _run(self, name: Stage, *inputs: Any) -> Any:
         # Recording and committing happen once a picture: compiling takes minutes and would
         # seldom pay.
         emitted = {"update": self._update, "static": self._static, "dense": self._dense}
-        with torch.no_grad():
-            return emitted.get(name, getattr(self.graphs, name))(*inputs)
+        return emitted.get(name, getattr(self.graphs, name))(*inputs)
 
     @property
     def is_stale(self) -> bool:
@@ -322,16 +350,6 @@ def _state(model: torch.nn.Module) -> tuple[Tensor, ...]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _origin(leaf: Any) -> Origin | None:
-    if not isinstance(leaf, Tensor) or leaf.is_inference():
-        return None  # inference tensors count no versions
-    return weakref.ref(leaf), leaf._version
-
-
-def _is_origin(leaf: Tensor, origin: Origin | None) -> bool:
-    return origin is not None and origin[0]() is leaf and origin[1] == leaf._version
 
 
 def _copy(tree: Any) -> Any:

@@ -73,7 +73,7 @@ def test_each_item_is_updated_as_if_alone(policy: str, recipes: list[MaskRecipe]
         for name in want:
             torch.testing.assert_close(got[name][index : index + 1], want[name])
     if policy == "exact":
-        torch.testing.assert_close(got, sparse.model(**new), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, sparse(**new), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def test_fixed_session_leaves_the_rest_as_recorded() -> None:
 def test_outside_a_session_the_model_is_dense() -> None:
     sparse, inputs = module(), small_inputs()
     assert torch.equal(sparse(*inputs), small_unet()(*inputs))
-    assert sparse.enter is sparse.model.enter
+    assert sparse.enter is sparse._engine.whole.enter
 
 
 def test_wrong_number_of_calls() -> None:

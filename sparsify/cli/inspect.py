@@ -9,7 +9,6 @@ from rich.table import Table
 from ..config import SparsifyConfig
 from ..masks import centred_square
 from ..report import Report
-from ..signature import bind
 from . import options
 from .options import console, sparse_model
 
@@ -32,9 +31,10 @@ def command(
     sparse, example = sparse_model(
         model, grid, policy=policy, dilate=dilate, dense_share=dense_share
     )
-    call = bind(sparse.model, example.args, example.kwargs)
+    engine = sparse._engine
     with console.status("capturing and rewriting"):
-        sparse.plan(centred_square(sparse.program(call).grid, share))
+        program = engine.program(engine.bind(example.args, example.kwargs))
+        sparse.plan(centred_square(program.grid, share))
     report = sparse.report()
     console.print(report)
     console.print(_grids(report, share))

@@ -1,0 +1,144 @@
+"""What stands behind one wrapped model: its programs, and where its calls go."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from threading import RLock
+from typing import Any
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+from .ambient import Ambient
+from .baseline import Baseline, ProgramKey
+from .codegen.errors import BaselineError, MaskError
+from .config import SparsifyConfig
+from .items import committed, join, recorded_call, require_independent, split
+from .masks import check_mask
+from .plan import Plan
+from .program import Program
+from .session import Editing, Recording
+from .signature import Call, Signature, bind
+from .wrapping import view
+
+MOST_PROGRAMS = 8
+"""Kept of one model; of more, the one that was not used for longest is dropped. Its baselines
+still keep it."""
+
+
+class Engine:
+    """The programs of ``model``: ``whole`` itself, or as much of it as ``method`` computes.
+
+    Safe to use from several threads: each has sessions of its own, and a program is made once.
+    """
+
+    def __init__(self, whole: nn.Module, config: SparsifyConfig, method: str) -> None:
+        self.whole, self.method = whole, method
+        self.model = whole
+        if method != "forward":
+            self.model = view(whole, (type(whole),), {"forward": getattr(type(whole), method)})
+        self.config = config
+        self.last: tuple[Program, Plan | None] | None = None
+        """What reports are of."""
+        self._programs: OrderedDict[tuple[Signature, Ambient], Program] = OrderedDict()
+        self._made: WeakSet[Program] = WeakSet()
+        self._making = RLock()
+        self._mode: ContextVar[Recording | Editing | None] = ContextVar("mode", default=None)
+
+    def call(self, dense: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Inside a session a recorded or an edited call, else the ``dense`` one."""
+        mode = self._mode.get()
+        return dense() if mode is None else mode.call(self.bind(args, kwargs))
+
+    @contextmanager
+    def mode_of(self, mode: Recording | Editing) -> Iterator[None]:
+        """Sessions: inside, calls of this context go to ``mode``."""
+        token = self._mode.set(mode)
+        try:
+            yield
+        finally:
+            self._mode.reset(token)
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return bind(self.model, args, kwargs)
+
+    def program(self, call: Call) -> Program:
+        """The rewritten model for calls like this one, made at the first."""
+        key = call.signature, Ambient.now(call.leaves)
+        with self._making:
+            known = self._programs.get(key)
+            if known is None or known.is_stale:
+                known = self._programs[key] = Program(self.model, self.config, call, key[1])
+                self._made.add(known)
+            self._programs.move_to_end(key)
+            while len(self._programs) > MOST_PROGRAMS:
+                self._programs.popitem(last=False)
+        self.last = known, None
+        return known
+
+    def plan(self, mask: Tensor) -> Plan:
+        if self.last is None:
+            raise MaskError("record a run first: the grids are known from it")
+        program = self.last[0]
+        check_mask(mask, program.grid, program.batch, program.device)
+        plan = Plan(mask.clone())
+        program.plan(plan)
+        self.last = program, plan
+        return plan
+
+    def update_call(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
+    ) -> tuple[Any, Baseline | None]:
+        """An update for inputs that are known to match the baseline's."""
+        program = baseline.program
+        baseline.require(plan, commit)
+        if plan.items or baseline.values is None:
+            program.require_current(baseline)
+            check_mask(plan.mask, program.grid, program.batch, program.device)
+            return self._update_items(baseline, call, plan, commit)
+        result = program.update(baseline, call, plan, commit)
+        self.last = program, plan
+        return result
+
+    def own(self, baseline: Baseline) -> Baseline:
+        """``baseline``, with its program if it comes from a copy or a file.
+
+        Raises :class:`BaselineError` for one that another model recorded.
+        """
+        key: Any = baseline.program
+        if isinstance(key, ProgramKey):
+            program = self.program(recorded_call(self.model, baseline))
+            if program.key != key:
+                raise BaselineError(
+                    "this baseline was recorded by another model, with another configuration or "
+                    "under other settings of torch (autocast, dtypes): record again"
+                )
+            items = [self.own(item) for item in baseline.items]
+            return replace(baseline, program=program, items=items)
+        if baseline.program not in self._made:
+            raise BaselineError("this baseline was recorded by another model: record with this one")
+        return baseline
+
+    def _update_items(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool
+    ) -> tuple[Any, Baseline | None]:
+        """Every item with its own mask; reports are then of the last one."""
+        batch = baseline.program.batch
+        if not baseline.items:
+            calls = split(self.model, recorded_call(self.model, baseline), batch)
+            outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
+            require_independent(baseline, outputs)
+            baseline.items.extend(items)
+        shared = Plan(plan.mask[0]) if plan.mask.dim() == 3 else plan
+        calls, plans = split(self.model, call, batch), plan.items or [shared] * batch
+        results = [
+            self.update_call(item, own, own_plan, commit)
+            for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)
+        ]
+        output = join([result for result, _ in results])
+        new = [item for _, item in results if item is not None]
+        return output, committed(baseline, call, output, new) if commit else None
