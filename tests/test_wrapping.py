@@ -120,7 +120,7 @@ def test_another_method_than_forward() -> None:
         with session.editing(corner()):
             got = sparse.decode(new).sample
         torch.testing.assert_close(got, vae.decode(new).sample, rtol=1e-4, atol=1e-5)
-        output, baseline = sparse.record(latents)
+        output, _ = sparse.record(latents)
         torch.testing.assert_close(output.sample, image)
 
 
