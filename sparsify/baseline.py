@@ -14,11 +14,11 @@ from .codegen.errors import BaselineError, MaskError, SignatureError
 from .config import SparsifyConfig
 from .plan import Plan
 from .signature import Call, Signature
+from .state import Weights
 
 if TYPE_CHECKING:
     from .program import Program
 
-Weights = tuple[tuple[int, int], ...]
 Origin = tuple["weakref.ref[Tensor]", int]
 """A tensor and the version that it had."""
 

@@ -80,6 +80,20 @@ class Engine:
         self.last = known, None
         return known
 
+    def refresh(self) -> None:
+        """Takes the weights for others than before."""
+        with self._making:
+            for program in self._made:
+                program.refresh()
+
+    def reset(self) -> None:
+        """Forgets all programs, and what was recorded with them."""
+        with self._making:
+            for program in self._made:
+                program.retire("sparse.reset() was called")
+            self._programs.clear()
+        self.last = None
+
     def plan(self, mask: Tensor) -> Plan:
         if self.last is None:
             raise MaskError("record a run first: the grids are known from it")

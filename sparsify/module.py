@@ -134,6 +134,20 @@ class SparseModule(nn.Module):
         with self._engine.mode_of(Recording(session)):
             yield session
 
+    def refresh(self) -> None:
+        """For a write to weights that went unnoticed: baselines recorded before are refused.
+
+        Writes are noticed at once, but for those that count no version (``weight.data``, in
+        ``inference_mode``): on a CPU if they leave one word of every 4 KiB alone, on CUDA always.
+        They are seen at the next record; and here.
+        """
+        self._engine.refresh()
+
+    def reset(self) -> None:
+        """For a change that nobody can notice (of globals, closures, classes): models are captured
+        anew, and baselines recorded before are refused."""
+        self._engine.reset()
+
     def report(self) -> Report:
         """Per node what is packed, dense, static or a fallback, for the last plan."""
         if self._engine.last is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
@@ -15,7 +14,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
 from .ambient import Ambient
-from .baseline import Baseline, ProgramKey, Weights, is_origin, origin_of
+from .baseline import Baseline, ProgramKey, is_origin, origin_of
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError, GridError
 from .config import SparsifyConfig
@@ -33,6 +32,7 @@ from .passes.pipeline import Pipeline
 from .passes.verify import Inspect
 from .plan import Plan, Tables
 from .signature import Call
+from .state import State, Weights
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -69,8 +69,9 @@ class Program:
         self.batch = int(call.leaves[spatial[0]].shape[0])
         self.device: torch.device = call.leaves[spatial[0]].device
 
-        self._tensors = _state(model)
         captured = capture(model, call.args, call.kwargs)
+        self._state = State(model)
+        self._retired: str | None = None
         self.joint = captured.module
         self.output_spec = captured.output_spec
         on_cuda = has_kernels(self.device)
@@ -97,12 +98,12 @@ class Program:
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the name of the recorded value's node."""
         self._large = LargeEdits(self.graphs.dense, config.dense_above)
-        self._folded_for = self._weights()
+        self._folded_for = self._state.weights(), self._state.places
 
     @_plainly
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
-        weights = self._weights()
+        weights = self._state.weights(whole=True)
         outputs, *values = self._run("record", *call.leaves)
         return self._remembered(call.leaves, outputs, values, weights)
 
@@ -220,12 +221,14 @@ class Program:
         return self._update.source
 
     def require_current(self, baseline: Baseline) -> Weights:
-        """Raises :class:`BaselineError` if the model has other weights than the recorded run."""
-        weights = self._weights()
-        if self.is_stale or baseline.weights != weights:
-            raise BaselineError(
-                "the model's weights changed after this baseline was recorded: record again"
-            )
+        """Raises :class:`BaselineError` if the model is not the recorded one any more."""
+        weights = self._state.weights()
+        reason = self._retired or _changed(self._state.change())
+        if reason is None and baseline.weights != weights:
+            refreshed = baseline.weights.refreshes != weights.refreshes
+            reason = "sparse.refresh() was called" if refreshed else _changed("weights")
+        if reason:
+            raise BaselineError(f"{reason} after this baseline was recorded: record again")
         return weights
 
     def _same_inputs(self, baseline: Baseline, leaves: tuple[Any, ...], wait: bool = False) -> bool:
@@ -264,26 +267,29 @@ class Program:
 
     @property
     def is_stale(self) -> bool:
-        """True once the model has other parameter or buffer objects than the captured ones."""
-        now = _state(self._model)
-        same = len(now) == len(self._tensors) and all(map(operator.is_, now, self._tensors))
-        return not same
+        """True once the model has to be captured again; its baselines serve no more then."""
+        self._retired = self._retired or _changed(self._state.change(whole=True))
+        return self._retired is not None
 
-    def _weights(self) -> Weights:
-        """Changes whenever a parameter or buffer is written to."""
-        # Inference tensors count no versions: nothing may write to them either.
-        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._tensors)
+    def retire(self, reason: str) -> None:
+        """Baselines are refused from now on: ``reason`` is what happened after their record."""
+        self._retired = reason
+
+    def refresh(self) -> None:
+        """Constants made from weights are made anew, and baselines recorded before are refused."""
+        self._state.refresh()
 
     def _refold(self, weights: Weights) -> None:
-        """Recomputes the constants made from weights, if the weights have changed."""
-        if weights == self._folded_for:
+        """Recomputes the constants made from weights, if these have changed or moved."""
+        current = weights, self._state.places
+        if current == self._folded_for:
             return
         for fold in self.graphs.folds:
             value = fold(self._model)
             for graph in (self.graphs.update, self.graphs.commit):
                 if hasattr(graph, fold.name):
                     setattr(graph, fold.name, value)
-        self._folded_for = weights
+        self._folded_for = current
         self._update.forget()
         self._static.forget()
         self._dense.forget()
@@ -344,8 +350,8 @@ def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
     return Layout.tokens(leaf.shape, (int(grid[0]), int(grid[1])))
 
 
-def _state(model: torch.nn.Module) -> tuple[Tensor, ...]:
-    return (*model.parameters(), *model.buffers())
+def _changed(name: str | None) -> str | None:
+    return name and f"the model's {name} changed"
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -1,0 +1,96 @@
+"""Checksums of tensors: on CPUs in C++ (``checksum.cpp``), elsewhere and without a compiler by
+tensor operations.
+
+A 64-bit checksum of all bytes misses a change once in 2^64; a *sample* of one word of each 4 KiB
+page (and of small tensors everything) sees what an optimizer, a merge or a scaling does, in the
+time that a walk through the page tables takes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native
+
+_PAGE = 512  # words
+_GOLDEN = -7046029254386353131  # its multiples are spread over all bits
+
+
+@cache
+def _library() -> Any:
+    library: Any = native.library("checksum")
+    if library is not None:
+        library.checksum.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3
+        library.checksum.restype = ctypes.c_uint64
+    return library
+
+
+class Memory:
+    """The memory of ``tensors``, strided ones, as long as none of them moves."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        in_cpp = _library() is not None
+        host = [t for t in tensors if t.device.type == "cpu"]
+        self._by_torch = [] if in_cpp else host
+        self._away = [t for t in tensors if t.device.type not in ("cpu", "meta")]
+        extents = [(t.data_ptr(), _elements(t) * t.element_size()) for t in host if in_cpp]
+        self._count = len(extents)
+        self._starts = (ctypes.c_int64 * self._count)(*(start for start, _ in extents))
+        self._sizes = (ctypes.c_int64 * self._count)(*(size for _, size in extents))
+
+    def sampled(self) -> tuple[int, ...]:
+        """Of a few words of each page, on CPUs alone: other devices would have to be waited for."""
+        return self._host(whole=False)
+
+    def whole(self) -> tuple[int | float, ...]:
+        """Of all bytes; on other devices of the norms of floating-point tensors."""
+        norms = [t for t in self._away if t.dtype in (torch.float32, torch.float16, torch.bfloat16)]
+        others = [_digest(t, 1) for t in self._away if all(t is not norm for norm in norms)]
+        values: list[Tensor] = (
+            list(torch._foreach_norm(norms, dtype=torch.float32)) if norms else []
+        )
+        return *self._host(whole=True), *_numbers(values), *_numbers(others)
+
+    def _host(self, whole: bool) -> tuple[int, ...]:
+        if not self._count:
+            step = 1 if whole else _PAGE
+            return tuple(int(_digest(tensor, step)) for tensor in self._by_torch)
+        # A sample takes one thread less time than a second one that has to be waited for.
+        threads = torch.get_num_threads() if whole else 1
+        arrays = (ctypes.addressof(self._starts), ctypes.addressof(self._sizes))
+        return (_library().checksum(*arrays, self._count, whole, threads),)
+
+
+def _elements(tensor: Tensor) -> int:
+    """From the first to the last one, gaps included."""
+    if not tensor.numel():
+        return 0
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in pairs)
+
+
+def _numbers(values: list[Tensor]) -> list[Any]:
+    """Of scalars of one dtype, waiting for their devices once each."""
+    devices = dict.fromkeys(value.device for value in values)
+    stacks = [torch.stack([v for v in values if v.device == device]) for device in devices]
+    return [number for stack in stacks for number in stack.tolist()]
+
+
+@torch.no_grad()
+def _digest(tensor: Tensor, step: int) -> Tensor:
+    """int64 scalar: every ``step``-th word times an odd number of its own, summed modulo 2^64."""
+    count = _elements(tensor)
+    flat = tensor.detach().as_strided((count,), (1,), tensor.storage_offset()).clone()
+    content = flat.view(torch.uint8)
+    padded = torch.nn.functional.pad(content, (0, -len(content) % 8))
+    words = padded.view(torch.int64)
+    words = words if len(words) <= 4 * _PAGE else words[::step]
+    positions = torch.arange(1, len(words) + 1, device=words.device) * _GOLDEN | 1
+    # The shift spreads signs, which the sum alone would cancel in pairs.
+    return ((words ^ (words >> 29)) * positions).sum()

@@ -1,0 +1,140 @@
+"""What a captured graph depends on and does not read as an input, and whether that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .attributes import Attributes
+from .codegen.kernels.checksum import Memory
+
+
+class Weights(NamedTuple):
+    """A fingerprint of parameters and buffers, the same in every process."""
+
+    content: str
+    """A checksum of all bytes, shapes, strides and dtypes."""
+    refreshes: int
+    """How often :meth:`State.refresh` was called before."""
+
+
+class State:
+    """The attributes and weights of a model, as they were when it was captured."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._attributes = Attributes(model)
+        self._weights = Fingerprint((*model.parameters(), *model.buffers()))
+        self._layout = self._weights.layout
+        self._constants = Fingerprint(self._attributes.tensors)
+        self._constant = self._constants.content()
+        self._refreshes = 0
+
+    def change(self, whole: bool = False) -> str | None:
+        """What a graph of the model would have to be captured again for, in words.
+
+        That is everything but the contents of its parameters and buffers, which graphs share.
+        """
+        if not self._attributes.unchanged():
+            attributes = Attributes(self._model)
+            if name := self._attributes.difference(attributes):
+                return name
+            constants = Fingerprint(attributes.tensors)
+        else:
+            attributes, constants = self._attributes, self._constants
+        if constants.content(whole) != self._constant:
+            return "tensor attributes"
+        self._attributes, self._constants = attributes, constants
+        return None if self._weights.layout == self._layout else "weights"
+
+    def weights(self, whole: bool = False) -> Weights:
+        """The contents of parameters and buffers now; with ``whole`` nothing is taken on trust."""
+        return Weights(self._weights.content(whole), self._refreshes)
+
+    @property
+    def places(self) -> list[int]:
+        """The addresses of parameters and buffers."""
+        return self._weights.places
+
+    def refresh(self) -> None:
+        """Takes the weights for others than before, and reads everything anew."""
+        self._refreshes += 1
+        self._weights.forget()
+        self._constants.forget()
+
+
+class Fingerprint:
+    """The contents of ``tensors``: a checksum of all bytes, taken again when anything that is
+    cheap to see has changed.
+
+    That is, at each call: addresses, versions, and on CPUs a word of each 4 KiB page. On other
+    devices, which would have to be waited for, a write that counts no version (``w.data``,
+    ``inference_mode``) is seen only where the whole is read.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._counted = [t for t in self._tensors if not t.is_inference()]
+        self._stored = [part for tensor in self._tensors for part in _in_memory(tensor)]
+        self._memory, self._places, self._layout = self._found()
+        self._known: tuple[object, str] = (None, "")
+
+    def content(self, whole: bool = False) -> str:
+        """With ``whole`` all bytes are read, whatever seems to have changed."""
+        layout, seen = (
+            self.layout,
+            (
+                self._places,
+                [tensor._version for tensor in self._counted],
+                self._memory.sampled(),
+            ),
+        )
+        before, content = self._known
+        if whole or seen != before:
+            described = repr((layout, self._memory.whole()))
+            content = hashlib.sha256(described.encode()).hexdigest()
+            self._known = seen, content
+        return content
+
+    @property
+    def places(self) -> list[int]:
+        """The tensors' addresses."""
+        return [tensor.data_ptr() for tensor in self._stored]
+
+    @property
+    def layout(self) -> list[object]:
+        """Dtype, device, shape and strides of each tensor."""
+        if self.places != self._places:
+            self._memory, self._places, self._layout = self._found()
+        return self._layout
+
+    def forget(self) -> None:
+        """Reads the whole at the next call."""
+        self._known = None, ""
+
+    def _found(self) -> tuple[Memory, list[int], list[object]]:
+        """Where the tensors lie now."""
+        layout: list[object] = [
+            (str(t.dtype), str(t.device), tuple(t.shape), t.stride() if _is_strided(t) else None)
+            for t in self._tensors
+        ]
+        return Memory(self._stored), self.places, layout
+
+
+def _in_memory(tensor: Tensor) -> list[Tensor]:
+    """Where ``tensor`` keeps its numbers: itself, what a wrapper holds, or nothing to be read."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return [part for name in names for part in _in_memory(getattr(tensor, name))]
+    if isinstance(tensor, FakeTensor) or not _is_strided(tensor) or tensor.device.type == "meta":
+        return []
+    return [tensor]
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided
