@@ -5,6 +5,10 @@ class SparsifyError(Exception):
     """Base class. The message names the node or argument at fault and the mend."""
 
 
+class SparsifyWarning(UserWarning):
+    """A result that may not be what was meant, though nothing is wrong with the call."""
+
+
 class CaptureError(SparsifyError):
     """The model could not be captured as a graph."""
 

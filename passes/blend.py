@@ -24,6 +24,15 @@ def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(active.reshape(shape), new, old)
 
 
+def sites(layout: Layout, marks: Tensor) -> Tensor:
+    """bool [N, H, W]: the sites of each item at which any of ``marks`` is set."""
+    dim, grid = layout.site_dim, layout.space.grid
+    if layout.merged:
+        marks, dim = marks.unflatten(dim, (-1, *grid)), dim + 1
+    marks = marks.movedim((dim, dim + 1), (-2, -1))
+    return marks.reshape(marks.shape[0], -1, *grid).any(1)
+
+
 def blended(
     nodes: Sequence[Any], new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
 ) -> list[Any]:

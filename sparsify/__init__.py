@@ -13,6 +13,7 @@ from .codegen.errors import (
     SessionError,
     SignatureError,
     SparsifyError,
+    SparsifyWarning,
 )
 from .config import SparsifyConfig
 from .loader import load
@@ -40,6 +41,7 @@ __all__ = [
     "SparseModule",
     "SparsifyConfig",
     "SparsifyError",
+    "SparsifyWarning",
     "difference_mask",
     "dump",
     "load",

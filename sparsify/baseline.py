@@ -12,6 +12,7 @@ from torch import Tensor
 from .ambient import Ambient
 from .codegen.errors import BaselineError, MaskError, SignatureError
 from .config import SparsifyConfig
+from .masks import MaskLike
 from .plan import Plan
 from .signature import Call, Signature
 from .state import Weights
@@ -103,14 +104,14 @@ class Baseline:
         own = sum(value.nbytes for value in (*(self.values or ()), *self.conditions))
         return own + sum(item.nbytes for item in self.items)
 
-    def restrict(self, mask: Tensor | Plan) -> Baseline:
+    def restrict(self, mask: MaskLike | Plan | None = None) -> Baseline:
         """This run for updates of one mask alone, in the memory that these need.
 
         Maps of which an update reads active sites and halos shrink to those; what it reads whole
         (keys and values) stays. Raises :class:`MaskError`, and :class:`BaselineError` where the
         items of a batch have masks of their own.
         """
-        plan = mask if isinstance(mask, Plan) else Plan(mask)
+        plan = Plan.of(mask)
         if plan.items or self.values is None:
             raise BaselineError(
                 "the items of this batch have masks of their own: restrict to one mask [H, W]"

@@ -26,9 +26,13 @@ class SparsifyConfig:
     """"fixed": one mask per grid, fast, an approximation beyond the mask. "exact": masks grow
     with every operator's reach; equal to the dense run on the edited input, to rounding."""
 
-    dilate: int = 5
-    """Input pixels by which policy "fixed" widens the mask. Latents are 8 times coarser than
-    pictures: 1 suits them."""
+    dilate: int | None = None
+    """Sites of the input's grid, pixels or latents, by which policy "fixed" widens the mask. None:
+    5, on grids below 32 a sixth of the shorter side, at least 1. What stands around an edit
+    changes with it: 1 instead of 5 costs 2 dB inside a 5 % edit of a trained diffusion UNet, and
+    6 to 20 dB on trained 32 x 32 latents. Fewer are active and an update is faster with less:
+    choose that for weak edits, for masks that are wide already, and for decoders, whose reach is
+    a few latents."""
 
     dense_share: float = 0.06
     """Policy "fixed" computes the smallest grids whole, up to this share of the model's MACs."""
@@ -58,6 +62,10 @@ class SparsifyConfig:
     """An update may come with another timestep or label (inputs of at most one axis) than the
     recorded ones; outside the mask the picture stays that of the recorded step."""
 
+    warn_dropped: bool = True
+    """Warn of the first edit that lies outside its mask, which an update leaves out. On CUDA only
+    the first update of each plan is looked at."""
+
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""
 
@@ -65,7 +73,7 @@ class SparsifyConfig:
         for name, choice in _CHOICES.items():
             if getattr(self, name) not in get_args(choice):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: one of {get_args(choice)}")
-        if not isinstance(self.dilate, int) or self.dilate < 0:
+        if self.dilate is not None and (not isinstance(self.dilate, int) or self.dilate < 0):
             raise ConfigError(f"dilate={self.dilate!r}: a whole number of pixels, 0 or more")
         if not 0 <= self.dense_share < 1:
             raise ConfigError(f"dense_share={self.dense_share!r}: a share of MACs in [0, 1)")
@@ -75,6 +83,10 @@ class SparsifyConfig:
             raise ConfigError(
                 f"baseline_dtype={self.baseline_dtype!r}: None, torch.float16 or torch.bfloat16"
             )
+
+    def dilation(self, grid: tuple[int, int]) -> int:
+        """``dilate`` for an input on ``grid``."""
+        return min(5, max(1, min(grid) // 6)) if self.dilate is None else self.dilate
 
     @classmethod
     def names(cls) -> list[str]:

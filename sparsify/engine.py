@@ -11,14 +11,15 @@ from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
-from torch import Tensor, nn
+from torch import nn
 
 from .ambient import Ambient
 from .baseline import Baseline, ProgramKey
+from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
 from .items import committed, join, recorded_call, require_independent, split
-from .masks import check_mask
+from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
 from .session import Editing, Recording
@@ -44,6 +45,7 @@ class Engine:
         self.config = config
         self.last: tuple[Program, Plan | None] | None = None
         """What reports are of."""
+        self._drops = Drops(is_told=not config.warn_dropped)
         self._programs: OrderedDict[tuple[Signature, Ambient], Program] = OrderedDict()
         self._made: WeakSet[Program] = WeakSet()
         self._making = RLock()
@@ -94,12 +96,11 @@ class Engine:
             self._programs.clear()
         self.last = None
 
-    def plan(self, mask: Tensor) -> Plan:
+    def plan(self, mask: MaskLike | None) -> Plan:
         if self.last is None:
             raise MaskError("record a run first: the grids are known from it")
         program = self.last[0]
-        check_mask(mask, program.grid, program.batch, program.device)
-        plan = Plan(mask.clone())
+        plan = Plan(mask)
         program.plan(plan)
         self.last = program, plan
         return plan
@@ -112,8 +113,9 @@ class Engine:
         baseline.require(plan, commit)
         if plan.items or baseline.values is None:
             program.require_current(baseline)
-            check_mask(plan.mask, program.grid, program.batch, program.device)
+            fitted(plan.mask, program.grid, program.batch)
             return self._update_items(baseline, call, plan, commit)
+        self._drops.look(baseline, call, plan)
         result = program.update(baseline, call, plan, commit)
         self.last = program, plan
         return result
@@ -147,8 +149,7 @@ class Engine:
             outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
             require_independent(baseline, outputs)
             baseline.items.extend(items)
-        shared = Plan(plan.mask[0]) if plan.mask.dim() == 3 else plan
-        calls, plans = split(self.model, call, batch), plan.items or [shared] * batch
+        calls, plans = split(self.model, call, batch), plan.of_items(batch)
         results = [
             self.update_call(item, own, own_plan, commit)
             for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)

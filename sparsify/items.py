@@ -47,7 +47,7 @@ def split(model: nn.Module, call: Call, batch: int) -> list[Call]:
             return leaf[index : index + 1] if leaf.dim() and leaf.shape[0] == batch else leaf
 
         args, kwargs = tree_map_only(Tensor, cut, (call.args, call.kwargs))
-        return bind(model, args, kwargs)
+        return replace(bind(model, args, kwargs), what=call.what)
 
     return [item(index) for index in range(batch)]
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import register_pytree_node
 from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
 from .codegen.export import aoti, onnx, pt2
 from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
-from .masks import check_mask, no_site_follows
+from .masks import MaskLike, as_mask, fitted, no_site_follows
 from .signature import bind_to
 
 _READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
@@ -107,22 +107,27 @@ class Loaded:
         values = self._call("record", copies)
         return self._outputs(values), LoadedBaseline(self, copies, values)
 
-    def plan(self, mask: Tensor) -> LoadedPlan:
-        """What depends on ``mask`` alone, bool [H, W], or [N, H, W] with one mask for all items.
+    def plan(self, mask: MaskLike | None = None) -> LoadedPlan:
+        """What depends on ``mask`` alone: one for all items, as :mod:`sparsify.masks` takes it.
 
         Raises :class:`MaskError`.
         """
-        own = check_mask(mask, self.signature.grid, self.signature.batch, _CPU)
-        if mask.dim() == 3 and not bool((mask == mask[:1]).all()):
+        own = fitted(as_mask(mask), self.signature.grid, self.signature.batch)
+        if own.dim() == 3 and not bool((own == own[:1]).all()):
             raise MaskError(
                 "the items have different masks, but an exported update takes one for all: "
                 "export with a batch of one and update the items one by one"
             )
+        own = own if own.dim() == 2 else own[0]
         tables = self._call("plan", {"mask": own.contiguous()}) if "plan" in self._run else {}
         return LoadedPlan(self, tables, not bool(own.any()))
 
     def update(
-        self, baseline: LoadedBaseline, *args: Any, mask: Tensor | LoadedPlan, **kwargs: Any
+        self,
+        baseline: LoadedBaseline,
+        *args: Any,
+        mask: MaskLike | LoadedPlan | None = None,
+        **kwargs: Any,
     ) -> Any:
         """The output for edited inputs, computed where ``mask`` and its surroundings are.
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .baseline import Baseline
 from .codegen.errors import BaselineError, ConfigError
 from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
+from .masks import MaskLike
 from .passes.partition import ThreeGraphs
 from .plan import Plan
 from .report import Report, make_report
@@ -73,11 +74,11 @@ class SparseModule(nn.Module):
         call = self._engine.bind(args, kwargs)
         return self._engine.program(call).record(call)
 
-    def plan(self, mask: Tensor) -> Plan:
+    def plan(self, mask: MaskLike | None = None) -> Plan:
         """Everything that depends on ``mask`` alone, to be shared by many updates.
 
-        ``mask`` is bool [H, W], or [N, H, W] with one for each item of the batch, at the input's
-        resolution. Raises :class:`MaskError`.
+        ``mask`` is bool [H, W], or [N, H, W] with one for each item of the batch, or what else
+        :mod:`sparsify.masks` takes. The plan keeps a copy. Raises :class:`MaskError`.
         """
         return self._engine.plan(mask)
 
@@ -86,7 +87,7 @@ class SparseModule(nn.Module):
         self,
         baseline: Baseline,
         *args: Any,
-        mask: Tensor | Plan,
+        mask: MaskLike | Plan,
         commit: Literal[False] = False,
         **kwargs: Any,
     ) -> Any: ...
@@ -96,7 +97,7 @@ class SparseModule(nn.Module):
         self,
         baseline: Baseline,
         *args: Any,
-        mask: Tensor | Plan,
+        mask: MaskLike | Plan,
         commit: Literal[True],
         **kwargs: Any,
     ) -> tuple[Any, Baseline]: ...
@@ -105,13 +106,14 @@ class SparseModule(nn.Module):
         self,
         baseline: Baseline,
         *args: Any,
-        mask: Tensor | Plan,
+        mask: MaskLike | Plan | None = None,
         commit: bool = False,
         **kwargs: Any,
     ) -> Any:
         """The output for edited inputs, computed where ``mask`` and its surroundings are.
 
-        Inputs outside the mask are the baseline's. With ``commit`` also the baseline of the
+        Inputs outside the mask are the baseline's; an edit that is lost so gives a warning, once
+        (``warn_dropped``). With ``commit`` also the baseline of the
         edited run. Where the items of a batch have different masks, each is recorded and updated
         as a batch of one (the first time costs a dense run).
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
@@ -119,8 +121,7 @@ class SparseModule(nn.Module):
         baseline = self._engine.own(baseline)
         call = self._engine.bind(args, kwargs)
         baseline.require_call(call, "update", self._engine.config.any_step)
-        plan = mask if isinstance(mask, Plan) else Plan(mask)
-        output, new = self._engine.update_call(baseline, call, plan, commit)
+        output, new = self._engine.update_call(baseline, call, Plan.of(mask), commit)
         return (output, new) if commit else output
 
     @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
+
+from .masks import MaskLike, as_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +32,42 @@ class Tables:
 
 @dataclass(eq=False)
 class Plan:
-    """A mask [H, W], or [N, H, W], and, per program, the tables made from it (the union)."""
+    """A mask of one's own, and, per program, the tables made from it (the union of its items).
 
-    mask: Tensor
+    ``given`` is what :func:`sparsify.masks.as_mask` takes; who paints it later changes nothing.
+    """
+
+    given: InitVar[MaskLike | None]
+    mask: Tensor = field(init=False)
+    """bool [H, W] or [N, H, W], on the host, in the size in which it was given."""
     tables: MutableMapping[object, Tables] = field(default_factory=WeakKeyDictionary)
     """They live as long as their programs."""
+
+    def __post_init__(self, given: MaskLike | None) -> None:
+        self.mask = as_mask(given)
 
     def __getstate__(self) -> dict[str, Any]:
         """The mask alone."""
         return {"mask": self.mask, "tables": WeakKeyDictionary()}
 
+    @staticmethod
+    def of(mask: MaskLike | Plan | None) -> Plan:
+        """Raises :class:`MaskError`."""
+        return mask if isinstance(mask, Plan) else Plan(mask)
+
     @cached_property
     def items(self) -> list[Plan]:
-        """The plan of each item of the batch; empty if they share one mask."""
-        if not isinstance(self.mask, Tensor) or self.mask.dim() != 3:
+        """The plan of each mask; empty if all items share one."""
+        if self.mask.dim() != 3 or bool((self.mask == self.mask[:1]).all()):
             return []
-        return [] if bool((self.mask == self.mask[:1]).all()) else [Plan(m) for m in self.mask]
+        return [Plan(m) for m in self.mask]
+
+    @cached_property
+    def shared(self) -> Plan:
+        """The plan of the mask that all items share."""
+        return self if self.mask.dim() == 2 else Plan(self.mask[0])
+
+    def of_items(self, batch: int) -> list[Plan]:
+        """The plan of each item of a batch for which the mask is fit."""
+        own = self.items or [self.shared]
+        return own * (batch // len(own))

@@ -19,7 +19,7 @@ from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError, GridError
 from .config import SparsifyConfig
 from .large_edits import LargeEdits
-from .masks import check_mask, no_site_follows
+from .masks import fitted, no_site_follows
 from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
 from .passes.capture import capture
@@ -77,7 +77,9 @@ class Program:
         on_cuda = has_kernels(self.device)
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
-            PropagateMasks(self.grid, config.policy, config.dilate, config.dense_share),
+            PropagateMasks(
+                self.grid, config.policy, config.dilation(self.grid), config.dense_share
+            ),
             Pack(config.norm, config.baseline_dtype, padded=on_cuda),
             Fuse() if on_cuda else None,
             None if on_cuda else ChannelsLast(),
@@ -127,7 +129,8 @@ class Program:
         """The tables of a plan and its masks, made once."""
         if self not in plan.tables:
             # On the host, which then knows all sizes: no update waits for the device to tell.
-            mask = check_mask(plan.mask, self.grid, self.batch, self.device).cpu()
+            mask = fitted(plan.mask, self.grid, self.batch)
+            mask = mask if mask.dim() == 2 else mask.any(0)
             tables, values = self.graphs.plan(mask)
             masks = dict(zip(self.graphs.mask_names, values, strict=True))
             is_dense = self._large.includes(masks)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from .baseline import Baseline
-from .codegen.errors import SessionError, SignatureError
+from .changes import changed
+from .codegen.errors import SessionError, SignatureError, SparsifyWarning
+from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
 from .signature import Call
@@ -39,28 +39,46 @@ class Session:
         """Bytes kept of all calls."""
         return sum(baseline.nbytes for baseline in self.calls)
 
-    def restrict(self, mask: Tensor | Plan) -> None:
-        """Keeps of every call only what updates of ``mask`` need; see :meth:`Baseline.restrict`."""
-        plan = mask if isinstance(mask, Plan) else Plan(mask)
+    def restrict(self, mask: MaskLike | Plan | None = None) -> None:
+        """Keeps of every call only what updates of ``mask`` need; see :meth:`Baseline.restrict`.
+
+        Under policy "exact" the masks of later calls grow beyond it where an edit spreads: such
+        calls then raise :class:`MaskError`.
+        """
+        plan = Plan.of(mask)
         self.calls[:] = [baseline.restrict(plan) for baseline in self.calls]
 
     @contextmanager
-    def editing(self, mask: Tensor | Plan) -> Iterator[Editing]:
-        """Inside, the model's calls are updates of the recorded ones, in the recorded order.
+    def editing(self, mask: MaskLike | Plan | None = None) -> Iterator[Editing]:
+        """Inside, the model's calls are updates of the recorded ones.
 
-        Raises :class:`SessionError` for a call that does not match its recorded one in shapes
-        or in a scalar input (timestep, label), for one call too many, and on leaving for calls
-        that were not made.
+        Each call belongs to the next recorded one if it has its scalar inputs (timestep, label),
+        and else to the only later one that has them; of several such calls in a row, to the first.
+        So a sampler may start late (``strength=0.5``); that it leaves early gives a warning.
+
+        Under policy "exact" the mask of a call is ``mask`` and all that differs from its recorded
+        inputs, for what was edited spreads from step to step. The run equals the dense one; the
+        mask says where the edit may start, and where a new prompt holds.
+
+        Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
+        a scalar input, for one call too many, and on leaving if there was none.
         """
         if not self.calls:
             raise SessionError("nothing was recorded: run the sampler inside recording() first")
-        editing = Editing(self, mask if isinstance(mask, Plan) else Plan(mask))
+        editing = Editing(self, Plan.of(mask))
         with self.module.mode_of(editing):
             yield editing
-        if editing.position != len(self.calls):
+        made, recorded = editing.position, len(self.calls)
+        if not made:
             raise SessionError(
-                f"{len(self.calls)} calls were recorded but {editing.position} made while editing: "
-                "run the sampler with the same number of steps"
+                f"{recorded} calls were recorded but none made while editing: run the sampler "
+                "with the sparse model, not with the dense one"
+            )
+        if made != recorded:
+            warnings.warn(
+                f"{recorded} calls were recorded but the run was left after call {made}",
+                SparsifyWarning,
+                stacklevel=3,
             )
 
 
@@ -78,36 +96,63 @@ class Recording:
 
 @dataclass
 class Editing:
-    """The mode of a module inside ``editing(mask)``; ``position`` counts the calls made."""
+    """The mode of a module inside ``editing(mask)``; ``position`` is that of the next call."""
 
     session: Session
     plan: Plan
     position: int = 0
 
     def call(self, call: Call) -> Any:
-        number, calls = self.position, self.session.calls
-        what = f"call {number + 1} of {len(calls)}"
-        if number >= len(calls):
+        number, calls = self._twin(call), self.session.calls
+        call = replace(call, what=f"call {number + 1} of {len(calls)}")
+        plan = self._plan(calls[number], call)
+        output, _ = self.session.module.update_call(calls[number], call, plan)
+        self.position = number + 1
+        return output
+
+    def _plan(self, baseline: Baseline, call: Call) -> Plan:
+        """Under policy "exact" of the mask and what the calls before have changed."""
+        program = baseline.program
+        if program.config.policy != "exact":
+            return self.plan
+        mask, found = fitted(self.plan.mask, program.grid, program.batch), changed(baseline, call)
+        found = found if mask.dim() == 3 else found.any(0)
+        return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
+
+    def _twin(self, call: Call) -> int:
+        """The position of the recorded call that ``call`` belongs to. Raises
+        :class:`SessionError`."""
+        calls, at = self.session.calls, self.position
+        what = f"call {at + 1} of {len(calls)}"
+        if at >= len(calls):
             raise SessionError(
                 f"{what}: only {len(calls)} calls were recorded: use the same number of steps"
             )
-        baseline = calls[number]
-        try:
-            baseline.program.signature.require(call.signature, what)
-        except SignatureError as error:
-            raise SessionError(str(error)) from None
-        _same_scalars(baseline, call, what)
-        output, _ = self.session.module.update_call(baseline, call, self.plan)
-        self.position += 1
-        return output
-
-
-def _same_scalars(baseline: Baseline, call: Call, what: str) -> None:
-    """Timesteps and labels must be the recorded ones; embeddings (a new prompt) may differ."""
-    names = call.signature.names
-    for name, old, new in zip(names, baseline.inputs, call.leaves, strict=True):
-        if isinstance(old, Tensor) and old.dim() <= 1 and not torch.equal(old, new):
+        if _is_twin(calls[at], call):
+            return at
+        found = [_is_twin(baseline, call) for baseline in calls[at:]]
+        starts = [at + i for i, same in enumerate(found) if same and not found[i - 1]]
+        if len(starts) == 1:
+            return starts[0]
+        if starts:
+            numbers = ", ".join(str(start + 1) for start in starts)
             raise SessionError(
-                f"{what}: {name} is {new.tolist()} but {old.tolist()} was recorded: "
+                f"{what} has the scalar inputs of calls {numbers}, and not those of the next one: "
                 "run the sampler with the same schedule"
             )
+        try:
+            calls[at].program.signature.require(call.signature, what)
+        except SignatureError as error:
+            raise SessionError(str(error)) from None
+        raise SessionError(
+            f"{what}: {calls[at].other_scalar(call)}, and no later call had it: run the sampler "
+            "with the same schedule"
+        )
+
+
+def _is_twin(baseline: Baseline, call: Call) -> bool:
+    try:
+        baseline.program.signature.require(call.signature, "")
+    except SignatureError:
+        return False
+    return baseline.other_scalar(call) is None

@@ -46,6 +46,8 @@ class Call:
     kwargs: dict[str, Any]
     leaves: tuple[Any, ...]
     signature: Signature
+    what: str = "update"
+    """In messages."""
 
 
 def bind(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

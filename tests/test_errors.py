@@ -7,8 +7,10 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sparsify import (
@@ -19,7 +21,7 @@ from sparsify import (
     MaskError,
     SignatureError,
     SparseModule,
-    difference_mask,
+    SparsifyConfig,
     sparsify,
 )
 from tests.small import corner, small_inputs, small_unet
@@ -36,13 +38,24 @@ def sparse() -> SparseModule:
     ("mask", "text"),
     [
         (torch.zeros(16, dtype=torch.bool), "rank 1"),
-        (torch.zeros(1, 1, 16, 16, dtype=torch.bool), "rank 4"),
-        (torch.zeros(16, 16), "dtype torch.float32"),
+        (torch.zeros(1, 3, 16, 16), r"mask.any\(1\)"),
+        (torch.zeros(1, 16, 16, 3), r"channels last.*mask.any\(-1\)"),
+        (np.zeros((16, 16, 3), np.uint8), r"channels last.*mask.any\(-1\)"),
+        (torch.full((16, 16), -1.0), "mask > 0"),
+        (torch.full((16, 16), float("nan")), "nan_to_num"),
+        (torch.zeros(16, 16, dtype=torch.complex64), r"mask.abs\(\) > 0"),
+        (np.full((16, 16), "edited"), "give numbers"),
+        (Image.new("RGBA", (16, 16)), r"getchannel\('A'\)"),
+        (Image.new("RGB", (16, 16)), r"mask.convert\('L'\)"),
+        (Image.new("P", (16, 16)), r"mask.convert\('L'\)"),
         (torch.zeros(16, 15, dtype=torch.bool), r"grid \(16, 16\)"),
-        (torch.zeros(8, 8, dtype=torch.bool), r"grid \(16, 16\)"),
+        (torch.zeros(8, 8, dtype=torch.bool), r"grid \(16, 16\).*adaptive_max_pool2d"),
+        (torch.zeros(32, 64), r"grid \(16, 16\)"),
+        (torch.zeros(0, 0), r"grid \(16, 16\)"),
         (torch.zeros(3, 16, 16, dtype=torch.bool), "3 items"),
         (torch.zeros(16, 16, dtype=torch.bool, device="meta"), "on meta"),
         ([[True]], "list"),
+        (None, "there is no mask"),
     ],
 )
 def test_bad_masks(sparse: SparseModule, mask: object, text: str) -> None:
@@ -51,6 +64,19 @@ def test_bad_masks(sparse: SparseModule, mask: object, text: str) -> None:
     _, baseline = sparse.record(*small_inputs())
     with pytest.raises(MaskError, match=text):
         sparse.update(baseline, *small_inputs(), mask=mask)  # type: ignore[call-overload]
+
+
+def test_no_mask(sparse: SparseModule) -> None:
+    with sparse.recording() as session:
+        sparse(*small_inputs())
+    (baseline,) = session.calls
+    with pytest.raises(MaskError, match="there is no mask: give `mask`, bool"):
+        sparse.update(baseline, *small_inputs())  # type: ignore[call-overload]
+    for make in (sparse.plan, baseline.restrict, session.restrict):
+        with pytest.raises(MaskError, match="there is no mask"):
+            make()
+    with pytest.raises(MaskError, match="there is no mask"), session.editing():
+        pass
 
 
 def test_plan_before_record() -> None:
@@ -64,11 +90,6 @@ def test_equal_masks_of_a_batch_are_one(sparse: SparseModule) -> None:
     update = sparse.update(baseline, 2 * x, *rest, mask=torch.stack([corner(), corner()]))
     assert torch.equal(update, sparse.update(baseline, 2 * x, *rest, mask=corner()))
     assert not baseline.items
-
-
-def test_difference_mask_needs_one_shape() -> None:
-    with pytest.raises(MaskError, match="one shape"):
-        difference_mask(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5))
 
 
 def test_nan_stays_inside_the_mask(sparse: SparseModule) -> None:
@@ -211,3 +232,13 @@ def test_out_of_memory_leaves_nothing_behind() -> None:
     settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     result = subprocess.run(run, capture_output=True, text=True, check=True, env=settings)
     assert result.stdout.split() == ["failed:", "RuntimeError", "calls:", "0", "same:", "True"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "pixels"),
+    [((256, 256), 5), ((32, 64), 5), ((64, 16), 2), ((16, 16), 2), ((8, 9), 1), ((2, 2), 1)],
+)
+def test_edits_are_widened_by_the_grid(grid: tuple[int, int], pixels: int) -> None:
+    assert SparsifyConfig().dilation(grid) == pixels
+    assert SparsifyConfig(dilate=0).dilation(grid) == 0
+    assert SparsifyConfig(dilate=7).dilation(grid) == 7

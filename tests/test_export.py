@@ -383,6 +383,19 @@ def test_calls_that_do_not_match(loaded: Loaded) -> None:
         loaded.record(image)
     with pytest.raises(MaskError, match="grid"):
         loaded.plan(torch.ones(8, 8, dtype=torch.bool))
+    with pytest.raises(MaskError, match="there is no mask"):
+        loaded.update(baseline, *INPUTS)
+
+
+def test_loaded_folders_take_masks_as_people_have_them(loaded: Loaded) -> None:
+    image, step = INPUTS
+    _, baseline = loaded.record(image, step)
+    mask = square(4)
+    edited = torch.where(mask, image + 1, image)
+    want = loaded.update(baseline, edited, step, mask=mask)["sample"]
+    large = mask.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    for own in (mask.numpy(), mask[None, None].float(), large):
+        assert torch.equal(loaded.update(baseline, edited, step, mask=own)["sample"], want)
 
 
 def test_constants_of_the_call_are_kept(folder: Path, tmp_path: Path) -> None:

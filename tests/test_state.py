@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sparsify import BaselineError, CaptureError, SparseModule, sparsify
 from sparsify.codegen.kernels import checksum
 from sparsify.codegen.kernels.checksum import Memory
 from torch import Tensor, nn
 
+from sparsify import BaselineError, CaptureError, SparseModule, sparsify
 from tests.small import corner
 
 
@@ -273,7 +273,7 @@ def test_a_single_number_is_noticed_at_the_next_record() -> None:
 def test_restored_weights_are_the_recorded_ones() -> None:
     """Contents decide, not versions."""
     model, sparse, x = knobs()
-    output, baseline = sparse.record(x)
+    _, baseline = sparse.record(x)
     kept = copy.deepcopy(model.state_dict())
     model.last.weight.mul_(3)
     with pytest.raises(BaselineError, match="weights changed"):

@@ -16,7 +16,7 @@ from .options import console, sparse_model
 ROUNDS = 5
 EXAMPLES = (
     "sparsify bench diffusers:UNet2DModel --share 0.01",
-    "sparsify bench diffusers:AutoencoderKL.decode:vae/config.json --dilate 1",
+    "sparsify bench diffusers:AutoencoderKL.decode:vae/config.json",
     "sparsify bench python:mymodels:upscaler --policy exact --backend eager",
 )
 

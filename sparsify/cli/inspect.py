@@ -14,7 +14,7 @@ from .options import console, sparse_model
 
 EXAMPLES = (
     "sparsify inspect diffusers:UNet2DModel",
-    "sparsify inspect diffusers:UNet2DConditionModel:unet/config.json --dilate 1 --share 0.01",
+    "sparsify inspect diffusers:UNet2DConditionModel:unet/config.json --share 0.01",
     "sparsify inspect diffusers:FluxTransformer2DModel:flux.json --grid hidden_states=32x32",
 )
 

@@ -45,8 +45,8 @@ Policy = Annotated[
     typer.Option(help="fixed: masks do not grow, fast; exact: equal to the dense run."),
 ]
 Dilate = Annotated[
-    int,
-    typer.Option(min=0, help="Input pixels by which an edit is widened; 1 suits latents."),
+    int | None,
+    typer.Option(min=0, help="Input pixels by which an edit is widened; by the input's grid."),
 ]
 DenseShare = Annotated[
     float,
