@@ -37,19 +37,29 @@ __all__ = [
 ]
 
 
-def dilate(mask: Tensor, pixels: int) -> Tensor:
-    """Mask [H, W] grown by ``pixels`` in every direction, diagonals included.
+def dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool] = (False, False)) -> Tensor:
+    """Mask [H, W] grown by ``pixels`` in every direction, diagonals included; around the border
+    along the axes that ``wraps``.
 
     By shifted copies of it, each step nearly doubling how far they reach.
     """
-    mask = F.pad(mask, (pixels,) * 4)
-    for axis in (0, 1):
+    for axis, around in enumerate(wraps):
+        mask = _continued(mask, axis, pixels, around)
         width = 1
         while (step := min(width, 2 * pixels + 1 - width)) > 0:
             size = mask.shape[axis] - step
             mask = mask.narrow(axis, 0, size) | mask.narrow(axis, step, size)
             width += step
     return mask
+
+
+def _continued(mask: Tensor, axis: int, pixels: int, around: bool) -> Tensor:
+    """``pixels`` more at both ends: nothing, or those of the other end."""
+    if not around:
+        return F.pad(mask, (0, 0, pixels, pixels) if axis == 0 else (pixels, pixels))
+    size = mask.shape[axis]
+    at = torch.arange(-pixels, size + pixels, device=mask.device)
+    return mask.index_select(axis, at.remainder(size))
 
 
 def grid_mask(mask: Tensor, grid: Pair) -> Tensor:

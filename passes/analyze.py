@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from sparsify.codegen.errors import CaptureError
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from .layout import Layout, Unmatched
 from .rules import find_rule
@@ -25,15 +25,15 @@ class AnalyzeLayout:
     inputs: tuple[Layout | None, ...]
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        self.mark(module)
+        self.mark(module.graph)
         for node in module.graph.nodes:
             if node.op not in ("placeholder", "output"):
                 interpret(node)
         return module
 
-    def mark(self, module: GraphModule) -> None:
+    def mark(self, graph: Graph) -> None:
         """Sets ``edited`` and ``layout`` on the placeholders."""
-        placeholders = module.graph.find_nodes(op="placeholder")
+        placeholders = graph.find_nodes(op="placeholder")
         for node, layout in zip(placeholders, self.inputs, strict=True):
             node.meta.update(edited=layout is not None, layout=layout)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
@@ -23,18 +23,22 @@ class Arrange:
     analyze: AnalyzeLayout
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        graph = module.graph
-        self.analyze.mark(module)
-        for node in list(graph.nodes):
-            if node.op in ("placeholder", "output"):
-                continue
-            interpret(node)
-            before, new = node.prev, next(filter(None, (form(node) for form in _FORMS)), None)
-            if new is None:
-                continue
-            while before.next is not node:
-                before = before.next
-                interpret(before)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
+        self.analyze.mark(module.graph)
+        for node in list(module.graph.nodes):
+            if node.op not in ("placeholder", "output"):
+                arrange(node)
         return Canonicalize(VIEWS)(module)
+
+
+def arrange(node: Node) -> Node:
+    """The node that stands for ``node``, with its layout; those of its operands are known."""
+    interpret(node)
+    before, new = node.prev, next(filter(None, (form(node) for form in _FORMS)), None)
+    if new is None:
+        return node
+    while before.next is not node:
+        before = before.next
+        interpret(before)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+    return new

@@ -97,6 +97,18 @@ class Layout:
         token_dim = (Axis(grid[0], "y"), Axis(grid[1], "x"))
         return Layout((plain(shape[0]), token_dim, *map(plain, shape[2:])))
 
+    @staticmethod
+    def lines(shape: Sequence[int]) -> Layout:
+        """[..., H, W], also of one row or column: its sites are then those of a line."""
+        *rest, height, width = shape
+        sites = (Axis(height, "y"), Axis(width, "x"))
+        return Layout((*map(plain, rest), sites)).reshape(shape)
+
+    @staticmethod
+    def channels_last(shape: Sequence[int]) -> Layout:
+        """[..., H, W, C], else as :meth:`lines`."""
+        return Layout((*Layout.lines(shape[:-1]).dims, plain(shape[-1])))
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(prod(axis.size for axis in dim) for dim in self.dims)
@@ -207,6 +219,8 @@ class Layout:
                     dim.append(Axis(left))
                     queue.insert(0, Axis(axis.size // left))
                     left = 1
+            if queue and dim and (dim[-1].name, queue[0].name, queue[0].size) == ("y", "x", 1):
+                dim.append(queue.pop(0))
             dims.append(tuple(_merge_plain(dim)))
         return Layout(tuple(dims))
 

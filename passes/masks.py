@@ -74,7 +74,9 @@ class PropagateMasks:
 
     def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
         dense = self.dense_grids(work)
-        wide = plan.call(tables.dilate, mask, self.dilate) if self.dilate else mask
+        # Where convolutions wrap around the border, so does what an edit touches.
+        wraps = (wrapped,) if any(wrapped := _wrapped_axes(work)) else ()
+        wide = plan.call(tables.dilate, mask, self.dilate, *wraps) if self.dilate else mask
         masks = self._grid_masks(work, wide, plan)
 
         def choose(node: Node) -> Mask:
@@ -128,6 +130,18 @@ class PropagateMasks:
 def _packed_grid(node: Node) -> Grid | None:
     layout = node.meta["layout"]
     return layout.grid if isinstance(layout, Layout) and layout.packable else None
+
+
+def _wrapped_axes(work: list[Node]) -> tuple[bool, bool]:
+    """Is some edited map padded circularly along its rows, along its columns?"""
+    rows = columns = False
+    for node in work:
+        if isinstance(rule := find_rule(node), PadRule) and _packed_grid(node):
+            geometry = rule.geometry(node)
+            if geometry is not None and geometry.mode == "circular":
+                (height, width), (high, wide) = geometry.in_grid, geometry.out_grid
+                rows, columns = rows or high > height, columns or wide > width
+    return rows, columns
 
 
 def _divides(coarse: Grid, fine: Grid) -> bool:

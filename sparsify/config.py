@@ -50,9 +50,9 @@ class SparsifyConfig:
 
     grids: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
     """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes.
-    Other inputs of four or five dimensions are taken as images [N, C, H, W] or videos
-    [N, C, T, H, W], whose frames share one mask: numbers of any size, labels and truth values of
-    the size of a picture among them."""
+    Of other inputs of four or five dimensions those are pictures [N, C, H, W], [N, H, W, C] or
+    videos [N, C, T, H, W], whose frames share one mask, that the model uses as such or joins with
+    one, labels and truth values among them."""
 
     baseline_dtype: torch.dtype | None = None
     """Remembered maps are rounded to torch.float16 or torch.bfloat16, in half the memory; outputs
@@ -79,6 +79,7 @@ class SparsifyConfig:
             raise ConfigError(f"dense_share={self.dense_share!r}: a share of MACs in [0, 1)")
         if not 0 <= self.dense_above <= 1:
             raise ConfigError(f"dense_above={self.dense_above!r}: a share of MACs in [0, 1]")
+        self._check_grids()
         if self.baseline_dtype not in (None, torch.float16, torch.bfloat16):
             raise ConfigError(
                 f"baseline_dtype={self.baseline_dtype!r}: None, torch.float16 or torch.bfloat16"
@@ -88,6 +89,21 @@ class SparsifyConfig:
         """``dilate`` for an input on ``grid``."""
         return min(5, max(1, min(grid) // 6)) if self.dilate is None else self.dilate
 
+    def _check_grids(self) -> None:
+        what = "pass {name of the input: (H, W)}, or None in its place for one no edit changes"
+        if not isinstance(self.grids, Mapping):
+            raise ConfigError(f"grids={self.grids!r}: {what}")
+        for name, grid in self.grids.items():
+            if grid is not None and not _is_grid(grid):
+                raise ConfigError(f"grids={{{name!r}: {grid!r}}}: {what}")
+
     @classmethod
     def names(cls) -> list[str]:
         return [f.name for f in fields(cls)]
+
+
+def _is_grid(value: object) -> bool:
+    """Two whole numbers of at least 1."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(isinstance(size, int) and size > 0 for size in value)

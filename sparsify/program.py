@@ -16,16 +16,18 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 from .ambient import Ambient
 from .baseline import Baseline, ProgramKey, is_origin, origin_of
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
-from .codegen.errors import BaselineError, GridError
+from .codegen.errors import BaselineError
 from .config import SparsifyConfig
+from .inputs import Possible
 from .large_edits import LargeEdits
 from .masks import fitted, no_site_follows
 from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
+from .passes.canonicalize import Canonicalize
 from .passes.capture import capture
 from .passes.channels_last import ChannelsLast
 from .passes.fuse import Fuse
-from .passes.layout import Grid, Layout
+from .passes.layout import Grid
 from .passes.masks import PropagateMasks
 from .passes.pack import Pack
 from .passes.pipeline import Pipeline
@@ -60,7 +62,13 @@ class Program:
         self.ambient = ambient
         self.config = config
         self._model = model
-        self.layouts = layouts = _input_layouts(call, config)
+        possible = Possible.of(call, config.grids)
+        captured = capture(model, call.args, call.kwargs)
+        self._state = State(model)
+        self._retired: str | None = None
+        self.joint = Canonicalize()(captured.module)
+        self.output_spec = captured.output_spec
+        self.layouts = layouts = possible.layouts(self.joint)
         spatial = [i for i, layout in enumerate(layouts) if layout is not None]
         self.edited = frozenset(spatial)
         first = layouts[spatial[0]]
@@ -69,11 +77,6 @@ class Program:
         self.batch = int(call.leaves[spatial[0]].shape[0])
         self.device: torch.device = call.leaves[spatial[0]].device
 
-        captured = capture(model, call.args, call.kwargs)
-        self._state = State(model)
-        self._retired: str | None = None
-        self.joint = captured.module
-        self.output_spec = captured.output_spec
         on_cuda = has_kernels(self.device)
         pipeline = Pipeline(
             AnalyzeLayout(layouts),
@@ -301,56 +304,6 @@ class Program:
 def has_kernels(device: torch.device) -> bool:
     """Are there kernels of our own for this device, and one graph for each size of the tables?"""
     return device.type == "cuda"
-
-
-def _input_layouts(call: Call, config: SparsifyConfig) -> tuple[Layout | None, ...]:
-    """Which inputs an edit changes, and how they lie on their grid."""
-    names, leaves = call.signature.names, call.leaves
-    unknown = sorted(set(config.grids) - set(names))
-    if unknown:
-        raise GridError(f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}")
-    pictures = {
-        tuple(leaf.shape[-2:]) for leaf in leaves if _has_axes(leaf) and leaf.is_floating_point()
-    }
-    layouts = tuple(
-        _layout(name, leaf, config.grids[name]) if name in config.grids else _image(leaf, pictures)
-        for name, leaf in zip(names, leaves, strict=True)
-    )
-    if not any(layouts):
-        raise GridError(
-            "no input is an image [N, C, H, W] or video [N, C, T, H, W]: name the token inputs "
-            f"with grids={{name: (H, W)}}; the inputs are {', '.join(names)}"
-        )
-    return layouts
-
-
-def _has_axes(leaf: Any) -> bool:
-    """The axes of an image or a video."""
-    return isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
-
-
-def _image(leaf: Any, pictures: set[tuple[int, ...]]) -> Layout | None:
-    """Labels and truth values are pictures too, unless of another size: masks of attention, say."""
-    if not _has_axes(leaf) or (pictures and tuple(leaf.shape[-2:]) not in pictures):
-        return None
-    layout = Layout.image(leaf.shape)
-    return layout if layout.grid else None
-
-
-def _layout(name: str, leaf: Any, grid: Grid | None) -> Layout | None:
-    if grid is None:
-        return None
-    if not isinstance(leaf, Tensor) or leaf.dim() < 2:
-        raise GridError(f"grids names {name!r}, which is not a tensor [N, L, C]")
-    if leaf.dim() > 2 and tuple(leaf.shape[-2:]) == tuple(grid):
-        return Layout.image(leaf.shape)
-    if leaf.dim() > 3:
-        raise GridError(f"{name} is {list(leaf.shape)} and not on the grid {tuple(grid)}")
-    if grid[0] * grid[1] != leaf.shape[1]:
-        raise GridError(
-            f"{name} has {leaf.shape[1]} tokens but the grid {tuple(grid)} has {grid[0] * grid[1]}"
-        )
-    return Layout.tokens(leaf.shape, (int(grid[0]), int(grid[1])))
 
 
 def _changed(name: str | None) -> str | None:

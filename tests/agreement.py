@@ -60,7 +60,7 @@ class Example:
         for name in self.edits:
             old, grid = inputs[name], self.grids.get(name)
             inside = grid_mask(mask, grid or tuple(old.shape[-2:]))
-            inside = inside.flatten()[:, None] if grid else inside
+            inside = inside.flatten()[:, None] if old.dim() == 3 else inside
             inputs[name] = torch.where(inside, self.draw(old, generator), old)
         return inputs
 

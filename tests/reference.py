@@ -55,10 +55,22 @@ class Reference:
         policy = PropagateMasks(recipe.grid, dilate=fixed.dilate, dense_share=fixed.dense_share)
         self._dense_grids = policy.dense_grids(nodes)
         self._nodes = nodes
+        self._wraps = self._wrapped(0), self._wrapped(1)
 
     def widened(self, mask: Tensor) -> Tensor:
         """The active sites of the input."""
-        return _dilate(mask, self.fixed.dilate)
+        return _dilate(mask, self.fixed.dilate, self._wraps)
+
+    def _wrapped(self, axis: int) -> bool:
+        """Is a map on a grid padded circularly along this axis?"""
+        return any(
+            node.target is torch.ops.aten.pad.default
+            and node.args[2:3] == ("circular",)
+            and isinstance(layout := node.meta["layout"], Layout)
+            and layout.packable
+            and any(node.args[1][2 * (1 - axis) :][:2])
+            for node in self._nodes
+        )
 
     def masks(self, mask: Tensor) -> dict[Node, Tensor]:
         """The active mask of every node that is not computed whole."""
@@ -92,11 +104,15 @@ class Reference:
         return [_on_axes(node, masks[node]) if node in masks else None for node in outputs]
 
 
-def _dilate(mask: Tensor, pixels: int) -> Tensor:
+def _dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool]) -> Tensor:
     wide = torch.zeros_like(mask)
+    reach = range(-pixels, pixels + 1)
     for y, x in mask.nonzero().tolist():
-        top, left = max(0, y - pixels), max(0, x - pixels)
-        wide[top : y + pixels + 1, left : x + pixels + 1] = True
+        rows, columns = (
+            [(at + step) % size for step in reach if wrap or 0 <= at + step < size]
+            for at, size, wrap in zip((y, x), mask.shape, wraps, strict=True)
+        )
+        wide[torch.tensor(rows)[:, None], columns] = True
     return wide
 
 

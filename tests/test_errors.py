@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,12 @@ def test_replaced_parameters_are_captured_again() -> None:
 def test_grids_that_do_not_fit(grids: dict[str, tuple[int, int]], text: str) -> None:
     with pytest.raises(GridError, match=text):
         sparsify(small_unet(), backend="eager", grids=grids).record(*small_inputs())
+
+
+@pytest.mark.parametrize("grids", [[32, 32], (32, 32), {"x": 32}, {"x": (0, 3)}, {"x": (2, 2, 2)}])
+def test_grids_of_the_wrong_kind(grids: Any) -> None:
+    with pytest.raises(ConfigError, match=r"pass {name of the input: \(H, W\)}"):
+        sparsify(small_unet(), grids=grids)
 
 
 def test_no_spatial_input() -> None:

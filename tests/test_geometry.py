@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -383,14 +384,18 @@ def test_equal_tuples_are_not_one_geometry() -> None:
         assert torch.equal(tables.kernel_map(geometry, None, None)[0], want)
 
 
-@given(GRIDS, MASKS, st.integers(0, 3))
-def test_dilate_equals_brute_force(grid: Pair, recipe: MaskRecipe, pixels: int) -> None:
+@given(GRIDS, MASKS, st.integers(0, 9), st.tuples(st.booleans(), st.booleans()))
+def test_dilate_equals_brute_force(
+    grid: Pair, recipe: MaskRecipe, pixels: int, wraps: tuple[bool, bool]
+) -> None:
     mask = recipe.build(grid)
     want = torch.zeros_like(mask)
-    for y, x in mask.nonzero().tolist():
-        top, left = max(0, y - pixels), max(0, x - pixels)
-        want[top : y + pixels + 1, left : x + pixels + 1] = True
-    assert torch.equal(tables.dilate(mask, pixels), want)
+    for (y, x), (row, column) in product(mask.nonzero().tolist(), all_pairs(grid)):
+        ways = zip((y - row, x - column), grid, wraps, strict=True)
+        want[row, column] |= all(
+            min(abs(way), size - abs(way) if wrap else size) <= pixels for way, size, wrap in ways
+        )
+    assert torch.equal(tables.dilate(mask, pixels, wraps), want)
 
 
 @given(GRIDS, GRIDS, MASKS)

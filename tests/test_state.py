@@ -285,7 +285,7 @@ def test_restored_weights_are_the_recorded_ones() -> None:
 
 @torch.no_grad()
 def test_refresh_and_reset() -> None:
-    model, sparse, x = knobs()
+    _, sparse, x = knobs()
     _, first = sparse.record(x)
     sparse.refresh()
     with pytest.raises(BaselineError, match=r"sparse.refresh\(\) was called"):

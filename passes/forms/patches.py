@@ -47,9 +47,11 @@ def patches(node: Node) -> Node | None:
     if not isinstance(layout, Layout) or layout.grid is None:
         return None
     sizes, names = _unmerged(layout)
-    if "y" not in names or names.index("x") not in (names.index("y") + 1, names.index("y") + 2):
+    if not {"y", "x"} <= set(names):
         return None
     rows, columns = names.index("y"), names.index("x")
+    if columns not in (rows + 1, rows + 2):
+        return None
     if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
         return _to_patches(node, cut)
     whole = _joined(sizes, rows, columns, shape_of(node))

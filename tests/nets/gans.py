@@ -56,7 +56,9 @@ def _features(batch: int) -> Example:
 
 
 def _adain(by_view: bool, edits: tuple[str, ...], batch: int, **grids: Any) -> Example:
+    """Two pictures that only statistics join, so that their ``grids`` have to be said."""
     inputs = {"content": torch.randn(batch, 3, 12, 8), "style": torch.randn(batch, 3, 12, 8)}
+    grids = {**dict.fromkeys(inputs, (12, 8)), **grids}
     return Example(AdaIn(by_view), inputs, edits, grids)
 
 
