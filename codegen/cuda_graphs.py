@@ -26,8 +26,8 @@ class Replayed:
     """``function(*inputs)``, recorded at the first call with inputs of these shapes.
 
     Inputs are copied into buffers that all recordings share, and results out of them; an input
-    that a buffer holds already is not copied again. All tensors have to be on one CUDA device,
-    else the function is called as it is.
+    that a buffer holds already is not copied again, and inputs in one memory have one buffer.
+    All tensors have to be on one CUDA device, else the function is called as it is.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -44,8 +44,13 @@ class Replayed:
     def __call__(self, *inputs: Any) -> Any:
         if not all(x.is_cuda for x in inputs if isinstance(x, Tensor)):
             return self._function(*inputs)
-        key = tuple(_kind(x) for x in inputs)
-        buffers = [self._buffer(i, x) for i, x in enumerate(inputs)]
+        kinds = tuple(_kind(x) for x in inputs)
+        first = _first_places(inputs, kinds)
+        key, buffers = (kinds, first), list[Any]()
+        for index, (value, own) in enumerate(zip(inputs, first, strict=True)):
+            # Views: not one tensor twice, for which alone the function would be compiled.
+            copied = self._buffer(index, value) if own == index else buffers[own].view(value.shape)
+            buffers.append(copied)
         if key not in self._recorded:
             self._recorded[key] = self._record(buffers)
         graph, outputs = self._recorded[key]
@@ -82,6 +87,17 @@ class Replayed:
         with torch.cuda.graph(graph, pool=self._pool):
             outputs = self._function(*buffers)
         return _Recorded(graph, outputs)
+
+
+def _first_places(inputs: tuple[Any, ...], kinds: tuple[Hashable, ...]) -> tuple[int, ...]:
+    """Per input the number of the first that is the same tensor in memory, mostly its own."""
+    found: dict[int, int] = {}
+    places = list(range(len(inputs)))
+    for index, value in enumerate(inputs):
+        if isinstance(value, Tensor):
+            first = found.setdefault(value.data_ptr(), index)
+            places[index] = first if kinds[first] == kinds[index] else index
+    return tuple(places)
 
 
 def _kind(value: Any) -> Hashable:

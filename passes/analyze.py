@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +36,15 @@ class AnalyzeLayout:
         """Sets ``edited`` and ``layout`` on the placeholders."""
         placeholders = graph.find_nodes(op="placeholder")
         for node, layout in zip(placeholders, self.inputs, strict=True):
-            node.meta.update(edited=layout is not None, layout=layout)
+            node.meta.update(edited=layout is not None, layout=layout, varies=True)
 
 
 def interpret(node: Node) -> None:
-    """Sets ``edited``, ``layout`` and ``reason``; those of its operands are known."""
+    """Sets ``edited``, ``varies`` (is it another value for other inputs?), ``layout`` and
+    ``reason``; those of its operands are known."""
     node.meta["edited"] = any(arg.meta["edited"] for arg in node.all_input_nodes)
+    varies = any(arg.meta["varies"] for arg in node.all_input_nodes)
+    node.meta["varies"] = varies and not is_drawn(node)
     node.meta["layout"] = None
     node.meta.pop("reason", None)
     if node.meta["edited"]:
@@ -53,6 +57,13 @@ def draws(node: Node) -> bool:
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     return all(argument(node, name, True) for name in ("train", "training", "dropout_p"))
+
+
+def is_drawn(node: Node) -> bool:
+    """Is its value drawn, alone or as one of several results?"""
+    if node.target is operator.getitem:
+        return is_drawn(node.all_input_nodes[0])
+    return draws(node)
 
 
 def _refuse_draws(node: Node) -> None:

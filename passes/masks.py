@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from .layout import Grid, Layout
 from .macs import macs
+from .recompute import follows, grid_sources
 from .rules import find_rule
 from .rules.base import is_edited
 from .rules.resample import PadRule
@@ -86,6 +87,8 @@ class PropagateMasks:
             if grid in dense:
                 node.meta["reason"] = "one of the smallest grids"
                 return ALL
+            if follows(node):
+                return self._behind(node, masks, plan)
             if isinstance(rule := find_rule(node), PadRule):
                 before, geometry = node.all_input_nodes[0].meta["mask"], rule.geometry(node)
                 if isinstance(before, Node) and geometry is not None:
@@ -93,6 +96,21 @@ class PropagateMasks:
             return masks[grid]
 
         return choose
+
+    def _behind(self, node: Node, masks: dict[Grid, Node], plan: _MaskBuilder) -> Mask:
+        """Where its sources are active: elsewhere it is what they give, also after commits."""
+        rule, found = find_rule(node), []
+        for source in grid_sources(node):
+            mask, layout = source.meta["mask"], source.meta["layout"]
+            geometry = rule.geometry(node) if rule else None
+            if geometry is None:
+                found.append(mask)
+            elif mask is masks[layout.grid] and _divides(geometry.out_grid, layout.grid):
+                found.append(masks[geometry.out_grid])  # pooled, so that it covers the source's
+            else:
+                found.append(plan.grow(mask, geometry))
+        distinct = list(dict.fromkeys(found))
+        return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
     def _grid_masks(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> dict[Grid, Node]:
         """``mask`` on each grid; pooled in steps where a coarse grid divides a finer one."""

@@ -60,4 +60,4 @@ class Oracle(Interpreter):
             y = y * weight.view(1, channels, *[1] * (x.dim() - 2))
         if bias is not None:
             y = y + bias.view(1, channels, *[1] * (x.dim() - 2))
-        return y, mean, rstd
+        return y.to(x.dtype), mean, rstd

@@ -13,10 +13,12 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
+from .analyze import is_drawn
 from .layout import Layout
 from .packed import Fold, Packed
 from .place import Place
-from .recompute import can_recompute, sources_pack
+from .recall import Recall
+from .recompute import follows, sources_pack
 from .rules import find_rule
 from .rules.base import shape_of
 
@@ -57,7 +59,10 @@ class Packer:
         self._padding = (True,) if options.padded else ()
         self._memo: dict[Any, Any] = {}
         self._current: dict[Node, Node] = {}
-        self._origin: dict[Node, tuple[str, Node]] = {}
+        self._origin: dict[Node, tuple[Any, ...]] = {}
+        self._recall = Recall(options.norm == "updated")
+        # An input on a grid: tells the device.
+        self._first = next(n for n in self._graph.nodes if n.meta["edited"])
 
     def run(self) -> None:
         nodes = [n for n in self._graph.nodes if n.meta.get("stage") == "record"]
@@ -69,11 +74,11 @@ class Packer:
                 self.result.committed[recorded] = self._committed(recorded)
 
     def _crossing(self) -> list[Node]:
-        """Record nodes that update nodes read, in graph order."""
+        """Record nodes that update nodes or conditions read, in graph order."""
         read = {
             arg
             for node in self._graph.nodes
-            if node.meta.get("stage") == "update"
+            if node.meta.get("stage") in ("update", "static")
             for arg in node.all_input_nodes
         }
         return [
@@ -164,7 +169,9 @@ class Packer:
         return node
 
     def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
-        layout = value.meta["layout"]
+        layout, rule = value.meta["layout"], find_rule(value)
+        if sites is not None and rule is not None and rule.geometry(value) and follows(value):
+            return rule.emit(value, Place(self, sites, False))  # what its source gives anywhere
         if own is None or sites is None or not layout.space.is_grid:
             return self._take(value, self.dense(value), sites)
         same = Same(layout.grid)
@@ -206,20 +213,56 @@ class Packer:
 
     # -- baseline values ----------------------------------------------------------------------
 
-    def baseline_at(self, value: Node, sites: Node) -> Node:
-        """The recorded value at ``sites``: recomputed from an ancestor, or remembered."""
-        key = ("baseline_at", value, sites)
+    def baseline_at(self, value: Node, sites: Node, anchor: Node | None = None) -> Node:
+        """The recorded value at ``sites``: recomputed from an ancestor, or remembered. For an
+        ``anchor``, what is remembered are its leaves."""
+        key = ("baseline_at", value, sites, anchor)
         if key not in self._memo:
-            rule, layout = find_rule(value), value.meta["layout"]
-            if rule is not None and rule.cheap and can_recompute(value):
-                self._memo[key] = rule.emit(value, Place(self, sites, True))
-            elif _by_rows(layout):
-                rows = self.update(ops.take_rows, self._stored(value), sites)
-                self._memo[key] = self._widened(rows, value)
+            self._memo[key] = self._recalled(value, sites, anchor)
+        node: Node = self._memo[key]
+        return node
+
+    def _recalled(self, value: Node, sites: Node, anchor: Node | None) -> Node:
+        if self._recall.is_remembered(value):
+            stored = self._stored(value) if anchor is None else self._leaf(anchor, value)
+            if _by_rows(value.meta["layout"]):
+                rows = self.update(ops.take_rows, stored, sites)
             else:
-                stored = self._stored(value)
-                taken = self.update(ops.take, stored, sites, layout.site_dim)
-                self._memo[key] = self._widened(taken, value)
+                rows = self.update(ops.take, stored, sites, value.meta["layout"].site_dim)
+            return self._widened(rows, value)
+        rule, leaves = find_rule(value), self._recall.leaves(value)
+        assert rule is not None
+        if anchor is not None or not leaves:
+            return rule.emit(value, Place(self, sites, True, anchor))
+        made = rule.emit(value, Place(self, sites, True, value))
+        parts = [self.baseline_at(leaf, sites, value) for leaf in leaves]
+        kept = parts[0] if len(parts) == 1 else self.update(ops.concat_channels, parts)
+        return self.update(aten.where.self, self._is_one_run(), made, kept)
+
+    def _leaf(self, anchor: Node, leaf: Node) -> Node:
+        """The remembered ``leaf``, in whose place ``anchor`` stands after a commit."""
+        key = ("leaf", anchor, leaf)
+        if key not in self._memo:
+            self._memo[key] = self._node("record", ops.same, (self._stored(leaf),))
+            self._origin[self._memo[key]] = ("leaf", anchor, leaf)
+        node: Node = self._memo[key]
+        return node
+
+    def _is_one_run(self) -> Node:
+        """A recorded truth value: were all sites computed in one run, without commits since?"""
+        node = self.record(ops.truth, self._first, True)
+        self._origin[node] = ("truth", node)
+        return node
+
+    def _blended(self, value: Node) -> Node:
+        """Packed at all sites, the current value over the recorded one."""
+        key = ("blended", value)
+        if key not in self._memo:
+            layout, device = value.meta["layout"], self._first.meta["val"].device
+            every = self._shared("update", ops.every_site, layout.space.size, device)
+            sites = self.own_sites(value)
+            base, new = self.baseline_at(value, every), self._current[value]
+            self._memo[key] = self.update(ops.overlay, base, new, sites, layout.site_dim)
         node: Node = self._memo[key]
         return node
 
@@ -314,6 +357,8 @@ class Packer:
         if node.op == "placeholder":
             return self._input(node)
         mask, rule = node.meta["mask"], find_rule(node)
+        if mask is None and is_drawn(node):
+            return node  # recorded: other conditions do not draw anew
         if mask is None:
             new = self._static(node)
         elif isinstance(mask, Node) and not sources_pack(node):
@@ -369,15 +414,38 @@ class Packer:
 
     def _committed(self, recorded: Node) -> Node:
         """What a recorded value becomes when the edit is made the new baseline."""
-        kind, node = self._origin.get(recorded, ("plain", recorded))
+        kind, node, *leaf = self._origin.get(recorded, ("plain", recorded))
         if kind == "value":
             return self._narrowed("update", self._overlaid(node, recorded), node)
+        if kind == "leaf":
+            return self._in_place_of(leaf[0], node)
         if kind in ("mean", "rstd"):
-            x = node.all_input_nodes[0]
-            return self.current_statistics(node, x)[kind == "rstd"]
+            return self._committed_statistics(node)[kind == "rstd"]
+        if kind == "truth":
+            return self.update(ops.truth, recorded, False)
         if kind == "output":
             return self._output(node)
         return self.dense(node)
+
+    def _in_place_of(self, leaf: Node, anchor: Node) -> Node:
+        """The part of ``anchor`` that stands in the place of ``leaf``."""
+        full, leaves = self._blended(anchor), self._recall.leaves(anchor)
+        if len(leaves) > 1:
+            before = leaves[: leaves.index(leaf)]
+            start = sum(shape_of(other)[1] for other in before)
+            full = self.update(aten.slice.Tensor, full, 1, start, start + shape_of(leaf)[1])
+        if _by_rows(leaf.meta["layout"]):
+            full = self.update(aten.transpose.int, full, 1, 2)
+        return self._narrowed("update", full, leaf)
+
+    def _committed_statistics(self, norm: Node) -> tuple[Node, Node]:
+        """Of the whole edited map, which a commit writes out: corrections would add up."""
+        x = norm.all_input_nodes[0]
+        if self._options.norm == "baseline" or self.own_sites(x) is None:
+            return self.current_statistics(norm, x)
+        groups, eps = norm.args[3:]
+        both = self._shared("update", norm.target, self._blended(x), None, None, groups, eps)
+        return self.update(operator.getitem, both, 1), self.update(operator.getitem, both, 2)
 
 
 def _by_rows(layout: Layout) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sparsify.codegen import ops
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
@@ -21,8 +22,8 @@ class ThreeGraphs:
     is the model alone, for edits too large to gain from a baseline; plan ``(mask) -> (tables,
     masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit
     takes the same and returns ``(outputs, new baseline values)``. *Conditions* are what no edit
-    reaches (embeddings of time and text); static ``(*inputs) -> conditions`` makes them anew
-    when those inputs are not the recorded ones.
+    reaches (embeddings of time and text); static ``(*inputs, *baseline values) -> conditions``
+    makes them anew when those inputs are not the recorded ones, of the recorded noise.
     """
 
     record: GraphModule
@@ -38,6 +39,8 @@ class ThreeGraphs:
     folds: tuple[Fold, ...]
     kept: tuple[str, ...]
     """The model's node behind each baseline value."""
+    copies: tuple[int, ...]
+    """Per baseline value: the first that is the same one until a commit, mostly itself."""
     reads: tuple[Read | None, ...]
     """Per baseline value: which of its rows an update reads."""
     most_rows: int | None = None
@@ -55,14 +58,8 @@ class Partition:
         mask = [n for n in nodes if n.op == "placeholder" and n.meta["stage"] == "plan"]
         edited = {n.meta["input"]: n for n in nodes if n.op == "placeholder" and "input" in n.meta}
 
-        baseline = _read_by(packed.outputs, "record")
-        committed = [packed.committed[node] for node in baseline]
-        while len(wider := _read_by([packed.outputs, committed], "record")) > len(baseline):
-            baseline = wider
-            committed = [packed.committed[node] for node in baseline]
+        baseline, drawn, static, committed = _remembered(packed)
         tables = _read_by([packed.outputs, committed], "plan")
-        read = _read_by([packed.outputs, committed], "static")
-        static = [n for n in read if n.op != "placeholder"]
         conditions = [node.meta["recorded"] for node in static]
         used = [n.meta.get("mask") for n in nodes]
         masks = list(dict.fromkeys(mask for mask in used if isinstance(mask, Node)))
@@ -72,18 +69,23 @@ class Partition:
         update = _extract(module, arguments, packed.outputs, "Update")
         given = update.graph.find_nodes(op="placeholder")[len(inputs) :]
         remembered = given[len(tables) : len(tables) + len(baseline)]
+        recorded = [_itself(node) for node in baseline]
+        reads = find_reads(remembered, given[: len(tables)])
         return ThreeGraphs(
-            record=_extract(module, inputs, (outputs, baseline, conditions), "Record"),
+            record=_extract(module, inputs, (outputs, recorded, conditions), "Record"),
             dense=_extract(module, inputs, outputs, "Dense"),
             plan=_extract(module, mask, (tables, masks), "Plan"),
-            static=_extract(module, new_inputs, static, "Static"),
+            static=_extract(module, [*new_inputs, *baseline], static, "Static"),
             update=update,
             commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
             dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
             mask_names=tuple(n.name for n in masks),
             folds=tuple(packed.folds),
             kept=tuple(_of_model(node).name for node in baseline),
-            reads=find_reads(remembered, given[: len(tables)]),
+            copies=tuple(recorded.index(node) for node in recorded),
+            reads=tuple(
+                None if node in drawn else read for node, read in zip(baseline, reads, strict=True)
+            ),
         )
 
 
@@ -104,10 +106,30 @@ def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:
     return [node for node in graph.nodes if node in seen]
 
 
-def _read_by(tree: Any, stage: str) -> list[Node]:
-    """The values of another ``stage`` that the update of ``tree`` reads."""
-    nodes = _needed(tree, lambda node: node.meta["stage"] != "update")
+def _remembered(packed: Packed) -> tuple[list[Node], list[Node], list[Node], list[Node]]:
+    """The recorded values that are read, those that conditions read, the conditions, and what
+    the recorded values become."""
+    baseline: list[Node] = []
+    while True:  # what one value becomes can need another
+        committed = [packed.committed[node] for node in baseline]
+        read = _read_by([packed.outputs, committed], "static")
+        static = [n for n in read if n.op != "placeholder"]
+        drawn = _read_by(static, "record", "static")
+        wider = [*_read_by([packed.outputs, committed], "record"), *drawn]
+        if set(wider) == set(baseline):
+            return baseline, drawn, static, committed
+        baseline = list(dict.fromkeys(wider))
+
+
+def _read_by(tree: Any, stage: str, reader: str = "update") -> list[Node]:
+    """The values of another ``stage`` that the ``reader`` of ``tree`` reads."""
+    nodes = _needed(tree, lambda node: node.meta["stage"] != reader)
     return [n for n in nodes if n.meta["stage"] == stage and n.op != "get_attr"]
+
+
+def _itself(node: Node) -> Node:
+    """The record node whose value ``node`` stands for."""
+    return node.all_input_nodes[0] if node.target is ops.same else node
 
 
 def _of_model(node: Node) -> Node:

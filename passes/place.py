@@ -36,7 +36,7 @@ class Packer(Protocol):
 
     def current_at(self, value: Node, sites: Node | None) -> Node: ...
 
-    def baseline_at(self, value: Node, sites: Node) -> Node: ...
+    def baseline_at(self, value: Node, sites: Node, anchor: Node | None = None) -> Node: ...
 
     def dense(self, value: Node) -> Node: ...
 
@@ -51,13 +51,17 @@ class Place:
     """A set of sites of one grid: the active ones of a mask, or some of the baseline.
 
     ``sites`` is a table node, None for all sites. At a baseline place every operand is the
-    recorded one, so the result is the recorded value, recomputed.
+    recorded one, so the result is the recorded value, recomputed; for ``anchor``, of leaves that
+    are kept for it alone.
     """
 
-    def __init__(self, packer: Packer, sites: Node | None, is_baseline: bool) -> None:
+    def __init__(
+        self, packer: Packer, sites: Node | None, is_baseline: bool, anchor: Node | None = None
+    ) -> None:
         self._packer = packer
         self.sites = sites
         self.is_baseline = is_baseline
+        self._anchor = anchor
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         """An update node."""
@@ -72,7 +76,7 @@ class Place:
         """A value on the grid, at the sites of this place."""
         if self.is_baseline:
             assert self.sites is not None
-            return self._packer.baseline_at(value, self.sites)
+            return self._packer.baseline_at(value, self.sites, self._anchor)
         return self._packer.current_at(value, self.sites)
 
     def beside(self, value: Node, node: Node) -> Node:
@@ -139,7 +143,7 @@ class Place:
         """The baseline place at the input sites that these sites read through ``geometry``."""
         assert self.sites is not None and self.is_baseline
         sites = self._packer.plan(tables.source_sites, geometry, self.sites)
-        return Place(self._packer, self._packer.sized(sites, self.sites), True)
+        return Place(self._packer, self._packer.sized(sites, self.sites), True, self._anchor)
 
     def statistics(self, norm: Node, x: Node) -> tuple[Node, Node]:
         """Mean and rstd [N, G] that a group norm uses here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.fx import Node
 
 from .layout import Layout
+from .rules import find_rule
 from .rules.base import aten, is_edited
 
 
@@ -12,6 +13,17 @@ def sources_pack(node: Node) -> bool:
     """False if some operand has its columns before its rows: then it is only known whole."""
     layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
     return all(layout is None or layout.grid is None or layout.packable for layout in layouts)
+
+
+def follows(node: Node) -> bool:
+    """Does the value come cheaply from its sources, and is it active where they are?
+
+    Known once the sources have masks.
+    """
+    rule = find_rule(node)
+    if rule is None or not rule.cheap or not can_recompute(node):
+        return False
+    return all(isinstance(source.meta["mask"], Node) for source in grid_sources(node))
 
 
 def can_recompute(node: Node) -> bool:
@@ -32,9 +44,13 @@ def _has_one_source(node: Node) -> bool:
     """Recomputing through a sum of two maps would need both; then remembering it is smaller."""
     if node.target is aten.cat.default:
         return all(is_edited(arg) for arg in node.all_input_nodes)
-    grids = [
+    return len(grid_sources(node)) == 1
+
+
+def grid_sources(node: Node) -> list[Node]:
+    """The edited operands that lie on a grid."""
+    return [
         arg
         for arg in node.all_input_nodes
         if is_edited(arg) and isinstance(arg.meta["layout"], Layout) and arg.meta["layout"].grid
     ]
-    return len(grids) == 1

@@ -16,7 +16,7 @@ from .layout import Layout
 READS = {
     "record": {"record"},
     "plan": {"plan"},
-    "static": {"static"},
+    "static": {"static", "record"},
     "update": {"record", "plan", "static", "update"},
 }
 """Which stages a node of a stage may read."""

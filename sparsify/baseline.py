@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,18 @@ class ProgramKey:
         return self  # never changed
 
 
+def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
+    """The bytes of each value that no earlier one shares."""
+    seen: set[int] = set()
+    sizes = []
+    for value in values:
+        tensor = value.values if isinstance(value, Rows) else value
+        start = tensor.data_ptr()
+        sizes.append(0 if start in seen else tensor.nbytes)
+        seen.add(start)
+    return sizes
+
+
 @dataclass(frozen=True, eq=False)
 class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Never changed."""
@@ -101,7 +114,7 @@ class Baseline:
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
-        own = sum(value.nbytes for value in (*(self.values or ()), *self.conditions))
+        own = sum(distinct((*(self.values or ()), *self.conditions)))
         return own + sum(item.nbytes for item in self.items)
 
     def restrict(self, mask: MaskLike | Plan | None = None) -> Baseline:

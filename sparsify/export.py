@@ -150,16 +150,19 @@ class _Exporter:
     def _functions(self) -> list[Pure]:
         """The graphs, in an order in which each can be exported; what nobody reads is left out."""
         graphs, made = self._sparse.graphs, self._made
-        kinds = ("table", "baseline", "condition")
-        given = [f"{kind}.{i}" for kind in kinds for i in range(len(made[kind]))]
+        # There are no commits, so copies stay what they are copies of.
+        numbers = {kind: range(len(made[kind])) for kind in ("table", "baseline", "condition")}
+        numbers["baseline"] = graphs.copies
+        given = [f"{kind}.{i}" for kind, own in numbers.items() for i in own]
         results = {"output": tree_leaves(_results(graphs.update))}
         update = self._pure("update", graphs.update, [*self._inputs, *given], results)
-        read = {*update.inputs, *update.outputs}
+        results = {"condition": _results(graphs.static)}
+        names = [*self._inputs, *(name for name in given if name.startswith("baseline."))]
+        static = self._pure("static", graphs.static, names, results, update.inputs)
+        read = {*update.inputs, *update.outputs, *static.inputs}
         of_record = {kind: made[kind] for kind in ("output", "baseline", "condition")}
         record = self._pure("record", graphs.record, self._inputs, of_record, read)
         plan = self._pure("plan", graphs.plan, ["mask"], {"table": made["table"]}, read)
-        results = {"condition": _results(graphs.static)}
-        static = self._pure("static", graphs.static, self._inputs, results, read)
         functions = [
             record,
             *([plan] if plan.outputs else ()),  # everything is computed whole

@@ -144,7 +144,9 @@ class Loaded:
             if not (self.signature.only_grids or same):
                 raise no_site_follows()
             return self._outputs(baseline.values)
-        conditions = {} if same or "static" not in self._run else self._call("static", inputs)
+        conditions: Values = {}
+        if not same and "static" in self._run:
+            conditions = self._call("static", baseline.values | inputs)
         return self._outputs(
             self._call("update", baseline.values | conditions | plan.tables | inputs)
         )

@@ -14,7 +14,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
 from .ambient import Ambient
-from .baseline import Baseline, ProgramKey, is_origin, origin_of
+from .baseline import Baseline, ProgramKey, distinct, is_origin, origin_of
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError
 from .config import SparsifyConfig
@@ -118,14 +118,24 @@ class Program:
         """The outputs for the caller, and a baseline that shares no memory with them."""
         foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((leaves, outputs))}
         kept, conditions = (tuple(_own(v, foreign) for v in part) for part in values)
+        kept = self._sharing(kept, values[0])
         self._require_finite(kept)
         self.kept_bytes = Counter()
-        for name, value in zip(self.graphs.kept, kept, strict=True):
-            self.kept_bytes[name] += value.nbytes
+        for name, own in zip(self.graphs.kept, distinct(kept), strict=True):
+            self.kept_bytes[name] += own
         inputs, origins = _copy(tuple(leaves)), tuple(map(origin_of, leaves))
         results = _copy(tuple(outputs))
         baseline = Baseline(self, kept, conditions, results, inputs, origins, weights)
         return tree_unflatten(outputs, self.output_spec), baseline
+
+    def _sharing(self, kept: Sequence[Tensor], made: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """``kept`` with one memory for what was ``made`` once. Not one tensor twice: an update
+        compiled for that would not take what commits leave."""
+        shared = list(kept)
+        for index, first in enumerate(self.graphs.copies):
+            if index != first and made[index] is made[first]:
+                shared[index] = kept[first].view(kept[first].shape)
+        return tuple(shared)
 
     @_plainly
     def plan(self, plan: Plan) -> Tables:
@@ -166,7 +176,7 @@ class Program:
         """Active sites only."""
         conditions = baseline.conditions
         if not self._same_inputs(baseline, call.leaves):
-            conditions = self._run("static", *call.leaves)
+            conditions = self._run("static", *call.leaves, *baseline.expanded())
         inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
         held = {condition.untyped_storage().data_ptr() for condition in conditions}
         if not commit:

@@ -15,6 +15,8 @@ from sparsify.passes.capture import capture
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
 from sparsify.passes.oracle import Baseline, Oracle
+from sparsify.passes.recompute import can_recompute, grid_sources
+from sparsify.passes.rules import find_rule
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
@@ -82,26 +84,61 @@ class Reference:
                 continue
             if layout.grid in self._dense_grids:
                 continue
+            pooled = F.adaptive_max_pool2d(wide, layout.grid)[0] > 0
+            if self._follows(node) and all(source in masks for source in grid_sources(node)):
+                masks[node] = _behind(node, masks, pooled, wide)
+                continue
             is_pad = node.target is torch.ops.aten.pad.default and layout.is_image
             before = masks.get(node.args[0]) if is_pad else None
             if before is not None:
                 masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
             else:
-                masks[node] = F.adaptive_max_pool2d(wide, layout.grid)[0] > 0
+                masks[node] = pooled
         return masks
+
+    def _follows(self, node: Node) -> bool:
+        rule = find_rule(node)
+        return rule is not None and rule.cheap and can_recompute(node)
 
     def update(self, before: Arguments, after: Arguments, mask: Tensor) -> Any:
         """The contract, spelt out."""
+        return self.commit(self.record(before), after, mask)[0]
+
+    def record(self, inputs: Arguments) -> dict[Node, Any]:
+        """Every value by node."""
         baseline = Baseline(self.module)
-        baseline.run(*before)
-        oracle = Oracle(self.module, baseline.env, self.masks(mask), self.fixed.norm)
-        return oracle.run(*after)
+        baseline.run(*inputs)
+        return baseline.env
+
+    def commit(
+        self, values: dict[Node, Any], after: Arguments, mask: Tensor
+    ) -> tuple[Any, dict[Node, Any]]:
+        """The output, and every value of the edited run."""
+        oracle = Oracle(self.module, values, self.masks(mask), self.fixed.norm)
+        return oracle.run(*after), oracle.env
 
     def active_outputs(self, mask: Tensor) -> list[Tensor | None]:
         """Per output the sites that an update may change, broadcast to its shape; None: all."""
         masks = self.masks(mask)
         outputs = tree_leaves(self.module.graph.output_node().args[0])
         return [_on_axes(node, masks[node]) if node in masks else None for node in outputs]
+
+
+def _behind(node: Node, masks: dict[Node, Tensor], pooled: Tensor, wide: Tensor) -> Tensor:
+    """The sites of what comes from its sources alone: those that read an active one."""
+    found = torch.zeros_like(pooled)
+    for source in grid_sources(node):
+        mask, grid = masks[source], source.meta["layout"].grid
+        if tuple(mask.shape) == tuple(pooled.shape):
+            found |= mask
+            continue
+        of_grid = torch.equal(mask, F.adaptive_max_pool2d(wide, grid)[0] > 0)
+        if of_grid and all(a % b == 0 for a, b in zip(grid, pooled.shape, strict=True)):
+            found |= pooled
+        else:
+            image: Any = node.target(mask.double()[None, None], *node.args[1:], **node.kwargs)
+            found |= image[0, 0] > 0
+    return found
 
 
 def _dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool]) -> Tensor:

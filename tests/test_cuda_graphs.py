@@ -66,6 +66,16 @@ def test_what_a_buffer_holds_is_not_copied() -> None:
     assert buffer is not x and buffer.equal(x)
 
 
+def test_inputs_in_one_memory_have_one_buffer() -> None:
+    """Until they part, which is another recording."""
+    replayed, x = Replayed(add), torch.ones(3)
+    assert replayed(x, x.view(3), 1)[0].tolist() == [2, 2, 2]
+    assert len(replayed._buffers) == 1
+    assert replayed(x, torch.zeros(3), 1)[0].tolist() == [1, 1, 1]
+    assert replayed(torch.zeros(3), x, 1)[0].tolist() == [1, 1, 1]
+    assert len(replayed._recorded) == 2
+
+
 def test_a_tensor_at_the_place_of_a_dead_one_is_copied() -> None:
     replayed = Replayed(add)
     for value in range(5):

@@ -247,6 +247,32 @@ def test_committed_edits_equal_one_edit(
     assert_close(got, union, 3 * allowed)
 
 
+@given(
+    recipes() | recipes(networks.DIFFUSION),
+    st.lists(st.tuples(MASKS, st.booleans()), min_size=2, max_size=4),
+    FIXED,
+    st.booleans(),
+)
+def test_updates_after_commits_equal_the_oracle(
+    recipe: Recipe, edits: list[tuple[MaskRecipe, bool]], fixed: Fixed, cuda: bool
+) -> None:
+    """From the oracle's own values; some edits come with other conditions, which stay."""
+    inputs = recipe.inputs()
+    sparse = wrapped(recipe, dense_above=1.0, **vars(fixed))
+    reference = Reference(recipe, fixed)
+    with as_on_cuda() if cuda else nullcontext():
+        _, baseline = sparse.record(*inputs)
+    values, runs = reference.record(inputs), [inputs]
+    for number, (mask, new_conditions) in enumerate(edits, 1):
+        active, new = mask.build(recipe.grid), recipe.inputs(number)
+        if not active.any():
+            continue  # what is computed whole would see the new conditions
+        runs.append(new if new_conditions else (new[0], *runs[-1][1:]))
+        got, baseline = sparse.update(baseline, *runs[-1], mask=active, commit=True)
+        want, values = reference.commit(values, runs[-1], active)
+        assert_close(got, want, (len(runs) - 1) * tolerance(recipe, *runs))
+
+
 @FEWER
 @given(recipes(), MASKS, POLICIES, st.booleans())
 def test_what_the_caller_overwrites_later_does_not_count(

@@ -125,11 +125,13 @@ def test_convolution_is_packed() -> None:
 
 
 def test_halo_is_recomputed_from_the_input_of_the_norm() -> None:
-    """Only the norm's input and its statistics are remembered, not its output."""
+    """Only the norm's input and its statistics are remembered, not its output: that takes the
+    place of a copy of the input after a commit."""
     graphs = rewritten(lambda m, x: m.conv(F.silu(m.norm(x))))
     remembered = graphs.record.graph.output_node().args[0][1]  # type: ignore[index]
     sources = [node.all_input_nodes[0].name for node in remembered]
-    assert sources == ["conv2d", "getitem_1", "getitem_2", "to_rows"]
+    assert sources == ["conv2d", "getitem_1", "getitem_2", "to_rows", "to_rows", "truth"]
+    assert graphs.copies == (0, 1, 2, 3, 3, 5)
     assert text(graphs.update.graph).count("= silu(") == 2
 
 

@@ -46,7 +46,8 @@ def pure(
     weights: Mapping[str, str],
     arranged: Arranged,
 ) -> Pure:
-    """The part of ``module`` that makes ``outputs``; ``inputs`` name its placeholders.
+    """The part of ``module`` that makes ``outputs``; ``inputs`` name its placeholders, several
+    alike where they stand for one value.
 
     What is not read is left out. Attributes in ``arranged`` are made in the graph, others are
     weights, whose names ``weights`` gives. Results are contiguous: nobody has to agree about the
@@ -59,8 +60,11 @@ def pure(
         n: arranged[n.target] if n.target in arranged else (weights[n.target], None, ())
         for n in constants
     }
-    copies = {node: graph.placeholder(f"input_{i}") for i, node in enumerate(given)}
-    names = dict(zip(copies.values(), inputs, strict=True))
+    by_input = {
+        name: graph.placeholder(f"input_{i}") for i, name in enumerate(dict.fromkeys(inputs))
+    }
+    copies = {node: by_input[name] for node, name in zip(given, inputs, strict=True)}
+    names = {node: name for name, node in by_input.items()}
     used = dict.fromkeys(source for source, _, _ in sources.values())
     by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(used)}
     for node, (source, function, args) in sources.items():

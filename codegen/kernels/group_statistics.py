@@ -38,7 +38,7 @@ def statistics_kernel(
         was = tl.load(old + old_at, mask=inside, other=0.0).to(tl.float32)
         change = new - was
         first += change
-        second += change * (new + was - 2 * centre)
+        second += change * ((new - centre) + (was - centre))
     moved = tl.sum(tl.sum(first, 1), 0) / count
     spread = tl.sum(tl.sum(second, 1), 0) / count
     variance = tl.maximum(1.0 / (scale * scale) + spread - moved * moved, eps)

@@ -92,6 +92,8 @@ class MatMul(Rule):
         shape = shape_of(node)
         if len(shape) < 2 or min(len(shape_of(first)), len(shape_of(second))) < 2:
             raise Unmatched("a product of vectors")
+        if argument(node, "out_dtype") is not None:
+            raise Unmatched("a product in another dtype than its factors")
         if self._sums_over_sites(node):
             return Layout.of_plain(shape)
         if self._on_columns(node):

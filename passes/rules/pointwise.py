@@ -75,4 +75,4 @@ class Reduce(Rule):
         layout = layout_of(source(node))
         dims = [layout.packed_dim(dim) for dim in self._dims(node)]
         keepdim = argument(node, "keepdim", False)
-        return place.call(node.target, place.packed(source(node)), dims, keepdim)
+        return place.call(node.target, place.packed(source(node)), dims, keepdim, **node.kwargs)
