@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
+import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO, cast
 
 import torch
-from sparsify.codegen.errors import CaptureError
+from sparsify.codegen.errors import CaptureError, SparsifyError
 from torch.fx import GraphModule
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+
+from .effects import Snapshot, forked_generators, warm_up
+from .refusals import other_dtype, refuse_hooks, refuse_scripted, refuse_training
+
+LOCK = threading.RLock()
+"""torch's export sets flags of the whole process, and swaps the model's parameters."""
+
+_FLOW = re.compile("data.dependent|depends on tensor values|Boolean|control flow")
+"""What errors say about control flow that depends on values."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +40,28 @@ class Captured:
 def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
     """Exports ``model`` for inputs of exactly these shapes, dtypes and constants.
 
-    Raises :class:`CaptureError` for a model in training mode, or one whose Python code depends
-    on tensor values; it names the line of the model.
+    Raises :class:`CaptureError` for a model in training mode, one that keeps state or is hooked
+    into, or one whose Python code depends on tensor values; it names the line of the model.
+    Generators, buffers and attributes are afterwards as they were, but for tables that the
+    model's first call makes. One thread captures at a time.
     """
-    training = [name or "the model" for name, part in model.named_modules() if _trains(part)]
-    if model.training or training:
-        name = "the model" if model.training else training[0]
-        raise CaptureError(f"{name} is in training mode: call model.eval() first")
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
+    refuse_scripted(model)
+    refuse_training(model)
+    refuse_hooks(model)
+    with LOCK, torch.no_grad(), forked_generators((args, kwargs)):
+        try:
             # Models keep tables (rotary embeddings) from their first call on: made during export
             # they would be symbols, and the user's model broken.
-            # A model may write to its inputs: it gets copies.
-            first = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
-            model(*first[0], **first[1])
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, from copying specs
-            program = torch.export.export(model, args, kwargs, strict=False)
-            program = program.run_decompositions({})
-    except Exception as error:
-        raise CaptureError(_explain(model, error)) from error
+            warm_up(model, args, kwargs)
+        except SparsifyError:
+            raise
+        except Exception as error:
+            dtype = other_dtype(model, args, kwargs) if "type" in str(error) else None
+            raise CaptureError(dtype or _explain(model, error)) from error
+        try:
+            program = _exported(model, args, kwargs)
+        except Exception as error:
+            raise CaptureError(_explain(model, error)) from error
     for node in program.graph.nodes:
         if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
             raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
@@ -58,17 +76,72 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return Captured(module, program.call_spec.out_spec)
 
 
+def _exported(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
+    """Export swaps the parameters of what it traces, which other threads may be calling meanwhile:
+    it gets modules of its own, around the same tensors."""
+    tensors = Snapshot(model).tensors
+    try:
+        own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except Exception:  # anything can hang on a model
+        return _trace(model, args, kwargs)
+    try:
+        program = _trace(own, args, kwargs)
+    except Exception as error:
+        if _FLOW.search(str(error)):
+            raise
+        return _trace(model, args, kwargs)
+    # A function that was put on a model may go on calling the modules that it was made for.
+    memory = {parameter.data_ptr() for parameter in model.parameters()}
+    constants = [c for c in program.constants.values() if isinstance(c, torch.Tensor)]
+    is_whole = not any(constant.data_ptr() in memory for constant in constants)
+    return program if is_whole else _trace(model, args, kwargs)
+
+
+def _trace(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, from copying specs and on attributes
+        program: torch.export.ExportedProgram = torch.export.export(
+            model, args, kwargs, strict=False
+        ).run_decompositions({})
+        return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's logs, and the graph that it prints when an export fails: our error says
+    what is wrong. Other threads are heard."""
+    own, real = threading.get_ident(), sys.stderr
+
+    class Others:
+        """Standard error, for other threads."""
+
+        def write(self, text: str) -> int:
+            return len(text) if threading.get_ident() == own else real.write(text)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return record.thread != own
+
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    handlers = {h for one in loggers if one.name.split(".")[0] == "torch" for h in one.handlers}
+    for handler in handlers:
+        handler.addFilter(is_heard)
+    sys.stderr = cast(TextIO, Others())
+    try:
+        yield
+    finally:
+        sys.stderr = real
+        for handler in handlers:
+            handler.removeFilter(is_heard)
+
+
 def _depends_on_values(value: Any) -> bool:
     """A number, or the size of a tensor, that is only known once the model runs."""
     if isinstance(value, torch.Tensor):
         return not all(isinstance(size, int) for size in value.shape)
     return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _trains(part: torch.nn.Module) -> bool:
-    """In training mode, and of a kind that behaves otherwise there."""
-    kinds = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
-    return part.training and isinstance(part, kinds)
 
 
 def _explain(model: torch.nn.Module, error: Exception) -> str:
@@ -81,7 +154,7 @@ def _explain(model: torch.nn.Module, error: Exception) -> str:
     ours = [line for line in lines if f"/{own}/" in line or f"/{own}.py" in line] or lines
     where = f" at {ours[-1]}" if ours else ""
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"{type(model).__name__} cannot be captured{where}: {reason}. "
-        "Make control flow independent of tensor values, or sparsify the part that is"
-    )
+    advice = ""
+    if _FLOW.search(str(error)):
+        advice = ". Make control flow independent of tensor values, or sparsify the part that is"
+    return f"{type(model).__name__} cannot be captured{where}: {reason.rstrip('.')}{advice}"

@@ -52,7 +52,7 @@ class Packer:
     """The state of one run of :class:`Pack`. ``_memo`` holds every node it made, by meaning."""
 
     def __init__(self, module: GraphModule, options: Pack) -> None:
-        self.result = Packed()
+        self.result = Packed(folds=list(module.meta.get("folds", ())))
         self._module = module
         self._graph = module.graph
         self._options = options
@@ -338,7 +338,9 @@ class Packer:
         key = ("fold", weight.target, function, args)
         if key not in self._memo:
             name = f"folded_{len(self.result.folds)}"
-            fold = Fold(name, str(weight.target), function, args)
+            made = {fold.name: fold for fold in self.result.folds}.get(str(weight.target))
+            fold = Fold(name, (str(weight.target),), function, args)
+            fold = made.then(name, function, args) if made else fold
             self._module.register_buffer(name, fold(self._module), persistent=False)
             self.result.folds.append(fold)
             with self._graph.inserting_before(self._graph.output_node()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +14,31 @@ from torch.fx import Node
 
 @dataclass(frozen=True)
 class Fold:
-    """A constant of the update graph: ``function(parameter, *args)``."""
+    """A constant of the graphs: ``function(*weights, *args)``."""
 
     name: str
-    parameter: str
+    weights: tuple[str, ...]
     function: Callable[..., torch.Tensor]
     args: tuple[Any, ...]
 
     def __call__(self, module: torch.nn.Module) -> torch.Tensor:
-        value = operator.attrgetter(self.parameter)(module)
-        return self.function(value.detach(), *self.args)
+        """As captured, whatever the modes of the caller."""
+        values = [operator.attrgetter(name)(module) for name in self.weights]
+        device = values[0].device.type
+        has_autocast = torch.amp.is_autocast_available(device)
+        autocast = torch.autocast(device, enabled=False) if has_autocast else nullcontext()
+        with torch.inference_mode(False), torch.no_grad(), autocast:
+            return self.function(*(value.detach() for value in values), *self.args)
+
+    def then(self, name: str, function: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> Fold:
+        """``function`` of this constant, as one of the same weights."""
+        first, count = self, len(self.weights)
+
+        def both(*given: Any) -> torch.Tensor:
+            made = first.function(*given[:count], *first.args)
+            return function(made, *given[count:])
+
+        return Fold(name, self.weights, both, args)
 
 
 @dataclass

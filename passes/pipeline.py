@@ -11,6 +11,7 @@ from .analyze import AnalyzeLayout
 from .arrange import Arrange
 from .canonicalize import Canonicalize
 from .channels_last import ChannelsLast
+from .constants import FoldConstants
 from .contiguous import Contiguous
 from .fuse import Fuse
 from .masks import PropagateMasks
@@ -35,7 +36,8 @@ class Pipeline:
     """Where the dense graphs run as they stand."""
 
     def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
-        for step in (Canonicalize(), Arrange(self.analyze), self.analyze, self.masks, self.pack):
+        forms = Canonicalize(), Arrange(self.analyze), FoldConstants()
+        for step in (*forms, self.analyze, self.masks, self.pack):
             module = step(module)
             if observe is not None:
                 observe(type(step).__name__, module)

@@ -57,6 +57,7 @@ def _packed(node: Node) -> None:
 _CHECKS: dict[str, tuple[Callable[[Node], None], ...]] = {
     "Canonicalize": (_canonical,),
     "Arrange": (_canonical,),
+    "FoldConstants": (_canonical,),
     "AnalyzeLayout": (_analysed,),
     "PropagateMasks": (_analysed, _masked),
     "Pack": (_masked, _packed),

@@ -70,17 +70,27 @@ class Engine:
 
     def program(self, call: Call) -> Program:
         """The rewritten model for calls like this one, made at the first."""
-        key = call.signature, Ambient.now(call.leaves)
+        ambient, form = Ambient.now(call.leaves), call.with_tensors.signature
         with self._making:
-            known = self._programs.get(key)
+            known = self._programs.get((form, ambient))
+            known = known or self._programs.get((call.signature, ambient))
             if known is None or known.is_stale:
-                known = self._programs[key] = Program(self.model, self.config, call, key[1])
+                # Whether its numbers can be tensors is found out once for a form of calls.
+                alike = [p for p in self._programs.values() if p.form == form]
+                may_be_tensors = all(program.signature == form for program in alike)
+                known = Program(self.model, self.config, call, ambient, may_be_tensors)
                 self._made.add(known)
-            self._programs.move_to_end(key)
-            while len(self._programs) > MOST_PROGRAMS:
-                self._programs.popitem(last=False)
+            self._keep(known)
         self.last = known, None
         return known
+
+    def _keep(self, program: Program) -> None:
+        """As the one that was used last."""
+        key = program.signature, program.ambient
+        self._programs[key] = program
+        self._programs.move_to_end(key)
+        while len(self._programs) > MOST_PROGRAMS:
+            self._programs.popitem(last=False)
 
     def refresh(self) -> None:
         """Takes the weights for others than before."""

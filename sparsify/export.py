@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from operator import attrgetter
@@ -34,6 +34,8 @@ from .folder import (
     is_exported,
     write_signature,
 )
+from .passes.capture import LOCK
+from .passes.packed import Fold
 from .program import Program
 from .signature import Call
 
@@ -83,9 +85,9 @@ class _Exporter:
     """The graphs of one program, under the names by which they exchange values."""
 
     def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
-        self._sparse, self._model, self._call, self._format = sparse, model, call, format
-        folded = {fold.name for fold in sparse.graphs.folds}
-        self._weights, self._tensors = _weights(sparse.joint, folded)
+        self._sparse, self._model, self._format = sparse, model, format
+        self._call = call = sparse.own(call)
+        self._weights, self._tensors = _weights(sparse.joint, sparse.graphs.folds)
         self._inputs = _names(call, taken={"mask", *self._tensors})
         graphs = sparse.graphs
         (outputs, kept, conditions), tables = _results(graphs.record), _results(graphs.plan)[0]
@@ -96,7 +98,7 @@ class _Exporter:
             "table": tables,
         }
         arranged: Arranged = {
-            fold.name: (self._weights[fold.parameter], fold.function, fold.args)
+            fold.name: (tuple(self._weights[w] for w in fold.weights), fold.function, fold.args)
             for fold in graphs.folds
         }
         # onnxruntime computes constants when a session is made; elsewhere a program does, once.
@@ -116,7 +118,8 @@ class _Exporter:
             file = folder / f"{function.name}{_SUFFIX[self._format]}"
             if self._format == "onnx":
                 onnx.prepare(function)
-            exported = program(function, self._values, self._dynamic)
+            with LOCK:
+                exported = program(function, self._values, self._dynamic)
             if function.name == "arrange":
                 made = exported.module()(tuple(self._values[name] for name in function.weights))
                 self._values.update(zip(function.outputs, made, strict=True))
@@ -243,19 +246,22 @@ def _names(call: Call, taken: set[str]) -> list[str]:
     return names
 
 
-def _weights(joint: GraphModule, made: Container[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _weights(joint: GraphModule, folds: Sequence[Fold]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The name of every constant of the graphs, the same for tied ones, and the tensors.
 
-    Without those that are ``made`` of others.
+    Instead of those that are made of others, these others.
     """
     names: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
     first: dict[Any, str] = {}
-    for node in joint.graph.find_nodes(op="get_attr"):
-        tensor = attrgetter(node.target)(joint)
-        if isinstance(tensor, Tensor) and node.target not in made:
+    read = [str(node.target) for node in joint.graph.find_nodes(op="get_attr")]
+    made = {fold.name for fold in folds}
+    sources = [weight for fold in folds for weight in fold.weights]
+    for name in dict.fromkeys([*(name for name in read if name not in made), *sources]):
+        tensor = attrgetter(name)(joint)
+        if isinstance(tensor, Tensor):
             key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            names[node.target] = first.setdefault(key, node.target)
+            names[name] = first.setdefault(key, name)
             tensors[first[key]] = tensor.detach()
     return names, tensors
 

@@ -17,7 +17,7 @@ from .codegen.errors import BaselineError, FolderError, MaskError, SignatureErro
 from .codegen.export import aoti, onnx, pt2
 from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
 from .masks import MaskLike, as_mask, fitted, no_site_follows
-from .signature import bind_to
+from .signature import as_tensor, bind_to, is_number
 
 _READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
 _CPU = torch.device("cpu")
@@ -163,6 +163,7 @@ class Loaded:
             if entry.name is None:
                 _require(entry.path, repr(leaf), entry.constant)
             else:
+                leaf = as_tensor(leaf, _CPU) if is_number(leaf) else leaf
                 _require(entry.path, _describe(leaf), self._described(entry.name))
                 values[entry.name] = leaf.detach().contiguous()
         return values

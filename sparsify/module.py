@@ -119,7 +119,7 @@ class SparseModule(nn.Module):
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
         baseline = self._engine.own(baseline)
-        call = self._engine.bind(args, kwargs)
+        call = baseline.program.own(self._engine.bind(args, kwargs))
         baseline.require_call(call, "update", self._engine.config.any_step)
         output, new = self._engine.update_call(baseline, call, Plan.of(mask), commit)
         return (output, new) if commit else output

@@ -21,10 +21,10 @@ from .config import SparsifyConfig
 from .inputs import Possible
 from .large_edits import LargeEdits
 from .masks import fitted, no_site_follows
+from .numbers import capture_call
 from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
 from .passes.canonicalize import Canonicalize
-from .passes.capture import capture
 from .passes.channels_last import ChannelsLast
 from .passes.fuse import Fuse
 from .passes.layout import Grid
@@ -56,14 +56,20 @@ class Program:
     """The record, plan and update graphs of ``model`` for calls like ``call``."""
 
     def __init__(
-        self, model: torch.nn.Module, config: SparsifyConfig, call: Call, ambient: Ambient
+        self,
+        model: torch.nn.Module,
+        config: SparsifyConfig,
+        call: Call,
+        ambient: Ambient,
+        may_be_tensors: bool = True,
     ) -> None:
-        self.signature = call.signature
         self.ambient = ambient
         self.config = config
         self._model = model
+        self.form = call.with_tensors.signature
         possible = Possible.of(call, config.grids)
-        captured = capture(model, call.args, call.kwargs)
+        captured, call = capture_call(model, call, may_be_tensors)
+        self.signature = call.signature
         self._state = State(model)
         self._retired: str | None = None
         self.joint = Canonicalize()(captured.module)
@@ -105,10 +111,17 @@ class Program:
         self._large = LargeEdits(self.graphs.dense, config.dense_above)
         self._folded_for = self._state.weights(), self._state.places
 
+    def own(self, call: Call) -> Call:
+        """``call`` as the graphs take it: with tensors for numbers, where they do."""
+        tensors = call.with_tensors
+        return tensors if tensors.signature == self.signature else call
+
     @_plainly
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
+        call = self.own(call)
         weights = self._state.weights(whole=True)
+        self._refold(weights)
         outputs, *values = self._run("record", *call.leaves)
         return self._remembered(call.leaves, outputs, values, weights)
 
@@ -230,6 +243,7 @@ class Program:
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._update.source:
+            call = self.own(call)
             _, baseline = self.record(call)
             tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool, device="cpu"))
             sent = [_sent(table, self.device) for table in tables]
@@ -300,9 +314,11 @@ class Program:
         current = weights, self._state.places
         if current == self._folded_for:
             return
-        for fold in self.graphs.folds:
-            value = fold(self._model)
-            for graph in (self.graphs.update, self.graphs.commit):
+        graphs = self.graphs
+        made = graphs.record, graphs.dense, graphs.static, graphs.update, graphs.commit
+        for fold in graphs.folds:
+            value = fold(self.joint)
+            for graph in made:
                 if hasattr(graph, fold.name):
                     setattr(graph, fold.name, value)
         self._folded_for = current

@@ -104,9 +104,10 @@ class Editing:
 
     def call(self, call: Call) -> Any:
         number, calls = self._twin(call), self.session.calls
-        call = replace(call, what=f"call {number + 1} of {len(calls)}")
-        plan = self._plan(calls[number], call)
-        output, _ = self.session.module.update_call(calls[number], call, plan)
+        baseline = calls[number]
+        call = replace(baseline.program.own(call), what=f"call {number + 1} of {len(calls)}")
+        plan = self._plan(baseline, call)
+        output, _ = self.session.module.update_call(baseline, call, plan)
         self.position = number + 1
         return output
 
@@ -140,6 +141,7 @@ class Editing:
                 f"{what} has the scalar inputs of calls {numbers}, and not those of the next one: "
                 "run the sampler with the same schedule"
             )
+        call = calls[at].program.own(call)
         try:
             calls[at].program.signature.require(call.signature, what)
         except SignatureError as error:
@@ -151,6 +153,7 @@ class Editing:
 
 
 def _is_twin(baseline: Baseline, call: Call) -> bool:
+    call = baseline.program.own(call)
     try:
         baseline.program.signature.require(call.signature, "")
     except SignatureError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_unflatten
 
 from .codegen.errors import SignatureError
 
@@ -49,6 +50,16 @@ class Call:
     what: str = "update"
     """In messages."""
 
+    @cached_property
+    def with_tensors(self) -> Call:
+        """The same with a tensor for each number, beside the first tensor; itself without any."""
+        device = next((leaf.device for leaf in self.leaves if isinstance(leaf, Tensor)), None)
+        if not any(map(is_number, self.leaves)):
+            return self
+        leaves = tuple(as_tensor(x, device) if is_number(x) else x for x in self.leaves)
+        args, kwargs = tree_unflatten(leaves, self.signature.spec)
+        return Call(args, kwargs, leaves, replace(self.signature, leaves=_described(leaves)))
+
 
 def bind(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Binds and flattens, so that ``f(x, t)`` and ``f(x, t=t)`` are one call."""
@@ -64,12 +75,36 @@ def bind_to(
         bound = parameters.bind(*args, **kwargs)
     except TypeError as error:
         raise SignatureError(f"{name}: {error}") from None
-    args, kwargs = bound.args, dict(sorted(bound.kwargs.items()))
+    args, kwargs = _ordered(bound.args), _ordered(bound.kwargs)
     pairs, spec = tree_flatten_with_path((args, kwargs))
     order = [p for p in parameters.parameters]
     names = tuple(_name(path, order) for path, _ in pairs)
     leaves = tuple(leaf for _, leaf in pairs)
-    return Call(args, kwargs, leaves, Signature(spec, tuple(map(_describe, leaves)), names))
+    return Call(args, kwargs, leaves, Signature(spec, _described(leaves), names))
+
+
+def is_number(leaf: Any) -> bool:
+    """A number to count or to measure with: no truth value."""
+    return type(leaf) in (int, float)
+
+
+def as_tensor(number: float, device: torch.device | None) -> Tensor:
+    """Without axes, so that no result takes its dtype where it would not take the number's."""
+    dtype = torch.int64 if isinstance(number, int) else torch.float64
+    return torch.tensor(number, dtype=dtype, device=device)
+
+
+def _ordered(tree: Any) -> Any:
+    """``tree`` with its dicts sorted by key, where keys can be: their order means nothing."""
+    if type(tree) in (tuple, list):
+        return type(tree)(map(_ordered, tree))
+    if type(tree) is not dict:
+        return tree
+    try:
+        pairs = sorted(tree.items(), key=lambda pair: pair[0])
+    except TypeError:
+        pairs = list(tree.items())
+    return {key: _ordered(value) for key, value in pairs}
 
 
 def _name(path: Any, parameters: list[str]) -> str:
@@ -78,6 +113,10 @@ def _name(path: Any, parameters: list[str]) -> str:
     positional = side.idx == 0
     root = parameters[first.idx] if positional and first.idx < len(parameters) else keystr((first,))
     return root.strip("[]'") + keystr(tuple(rest))
+
+
+def _described(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(map(_describe, leaves))
 
 
 def _describe(leaf: Any) -> Any:

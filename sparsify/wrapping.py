@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from .codegen.errors import ModelError
+from .passes.refusals import refuse_scripted
 
 
 def view(model: nn.Module, bases: tuple[type[nn.Module], ...], names: dict[str, Any]) -> nn.Module:
@@ -24,9 +24,11 @@ def view(model: nn.Module, bases: tuple[type[nn.Module], ...], names: dict[str, 
 
 
 def require_module(model: Any, method: str) -> None:
-    """Raises :class:`ModelError`, with what to pass, for anything but a module that can be
-    captured, and for a ``method`` that it does not have."""
+    """Raises :class:`ModelError`, with what to pass, for anything but a module, one that is
+    compiled or sparsified already, and a ``method`` that it does not have; :class:`CaptureError`
+    for what torch.jit made."""
     name = type(model).__name__
+    refuse_scripted(model)
     if isinstance(model, str):
         raise ModelError(f"{model!r} is text: load the model first, and pass the module")
     if not isinstance(model, nn.Module):
@@ -38,10 +40,6 @@ def require_module(model: Any, method: str) -> None:
                 f"a {name} is a pipeline of several models: pipe.{part} = sparsify(pipe.{part})"
             )
         raise ModelError(f"a {name} is no torch.nn.Module: pass the module that is called")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            f"a {name} of torch.jit cannot be captured: pass the module it was made of"
-        )
     if hasattr(model, "_orig_mod"):
         raise ModelError(
             "the model is compiled already: pass the one that torch.compile was given, "

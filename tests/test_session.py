@@ -186,7 +186,8 @@ class Numbered(nn.Module):
 
 @torch.no_grad()
 def test_timesteps_that_are_numbers() -> None:
-    sparse = sparsify(Numbered().eval(), backend="eager", policy="exact")
+    model = Numbered().eval()
+    sparse = sparsify(model, backend="eager", policy="exact")
     x = small_inputs()[0]
     with sparse.recording() as session:
         for timestep in (5.0, 3.0, 2.0):
@@ -194,7 +195,7 @@ def test_timesteps_that_are_numbers() -> None:
     edited = torch.where(corner(), x + 1, x)
     with session.editing(corner()):
         for timestep in (3.0, 2.0):
-            torch.testing.assert_close(sparse(edited, timestep), sparse.model(edited, timestep))
+            torch.testing.assert_close(sparse(edited, timestep), model(edited, timestep))
     with pytest.raises(SessionError, match="timestep is"), session.editing(corner()):
         sparse(edited, 4.0)
 

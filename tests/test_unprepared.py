@@ -129,28 +129,6 @@ def test_a_network_that_writes_to_its_input() -> None:
         torch.testing.assert_close(got, model(x + 1))
 
 
-class Counter(nn.Module):
-    """Writes to a buffer at every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.conv(x)
-
-
-@torch.no_grad()
-def test_a_network_that_writes_to_a_buffer() -> None:
-    x, model, everything = torch.randn(1, C, 8, 12), Counter().eval(), torch.ones(8, 12) > 0
-    sparse = sparsify(model, policy="exact", backend="eager")
-    _, baseline = sparse.record(x)
-    got = sparse.update(baseline, x + 1, mask=everything)
-    torch.testing.assert_close(got, model(x + 1))
-
-
 class Far(nn.Module):
     """A picture of truth values, read from further away than the other one."""
 

@@ -23,8 +23,8 @@ from torch.fx.experimental import _config as symbolic_config
 from ..errors import ExportError
 
 _any_size = symbolic_config.patch  # type: ignore[attr-defined]
-Arranged = Mapping[str, tuple[str, Callable[..., Tensor], tuple[Any, ...]]]
-"""Constants made from weights: name -> (weight, function, further arguments)."""
+Arranged = Mapping[str, tuple[tuple[str, ...], Callable[..., Tensor], tuple[Any, ...]]]
+"""Constants made from weights: name -> (weights, function, further arguments)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def pure(
     given = module.graph.find_nodes(op="placeholder")
     constants = [node for node in module.graph.nodes if _is_tensor(module, node)]
     sources = {
-        n: arranged[n.target] if n.target in arranged else (weights[n.target], None, ())
+        n: arranged[n.target] if n.target in arranged else ((weights[n.target],), None, ())
         for n in constants
     }
     by_input = {
@@ -65,11 +65,11 @@ def pure(
     }
     copies = {node: by_input[name] for node, name in zip(given, inputs, strict=True)}
     names = {node: name for name, node in by_input.items()}
-    used = dict.fromkeys(source for source, _, _ in sources.values())
+    used = dict.fromkeys(name for read, _, _ in sources.values() for name in read)
     by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(used)}
-    for node, (source, function, args) in sources.items():
-        own = by_name[source]
-        copies[node] = own if function is None else graph.call_function(function, (own, *args))
+    for node, (read, function, args) in sources.items():
+        own = [by_name[name] for name in read]
+        copies[node] = graph.call_function(function, (*own, *args)) if function else own[0]
     for node in module.graph.nodes:
         if node.op != "output" and node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -84,9 +84,12 @@ def pure(
 def arranging(arranged: Arranged) -> Pure:
     """The graph that makes all constants of ``arranged`` from weights."""
     graph = Graph()
-    weights = tuple(dict.fromkeys(weight for weight, _, _ in arranged.values()))
+    weights = tuple(dict.fromkeys(name for read, _, _ in arranged.values() for name in read))
     by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(weights)}
-    made = [graph.call_function(f, (by_name[w], *args)) for w, f, args in arranged.values()]
+    made = [
+        graph.call_function(function, (*map(by_name.__getitem__, read), *args))
+        for read, function, args in arranged.values()
+    ]
     graph.output(tuple(_contiguous(graph, node) for node in made))
     module = GraphModule(torch.nn.Module(), graph)
     return Pure("arrange", module, (), weights, tuple(arranged))
