@@ -7,7 +7,8 @@ compiler, and the number of active sites is; padded tables (:mod:`.tables`) make
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -25,53 +26,60 @@ class _Recorded(NamedTuple):
 class Replayed:
     """``function(*inputs)``, recorded at the first call with inputs of these shapes.
 
-    Inputs are copied into buffers that all recordings share, and results out of them; an input
-    that a buffer holds already is not copied again, and inputs in one memory have one buffer.
-    All tensors have to be on one CUDA device, else the function is called as it is.
+    Inputs are copied into buffers that all recordings share, and results out of them. The first
+    ``given`` inputs are the caller's, who may write to them unseen; the others never change, and
+    one that its buffer holds already is not copied again. Inputs that are the same memory share a
+    buffer. All tensors have to be on one CUDA device, else the function is called as it is.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], given: int) -> None:
+        self._function, self._given = function, given
+        self._lock = Lock()
         self.forget()
 
     def forget(self) -> None:
         """Drops the recordings, which read the weights where they stood."""
         self._recorded: dict[Hashable, _Recorded] = {}
         self._buffers: dict[Hashable, Tensor] = {}
-        self._held: dict[Hashable, tuple[weakref.ref[Tensor], int | None]] = {}
+        self._held: dict[Hashable, weakref.ref[Tensor]] = {}
         self._pool: Any = None
 
     def __call__(self, *inputs: Any) -> Any:
         if not all(x.is_cuda for x in inputs if isinstance(x, Tensor)):
             return self._function(*inputs)
-        kinds = tuple(_kind(x) for x in inputs)
-        first = _first_places(inputs, kinds)
-        key, buffers = (kinds, first), list[Any]()
-        for index, (value, own) in enumerate(zip(inputs, first, strict=True)):
+        with self._lock:  # the device does in this order what one call after another asks for
+            return self._replay(inputs)
+
+    def _replay(self, inputs: Sequence[Any]) -> Any:
+        kinds = [_kind(x) for x in inputs]
+        places = _places(inputs, kinds)
+        buffers: list[Any] = []
+        for index, (place, kind, value) in enumerate(zip(places, kinds, inputs, strict=True)):
             # Views: not one tensor twice, for which alone the function would be compiled.
-            copied = self._buffer(index, value) if own == index else buffers[own].view(value.shape)
-            buffers.append(copied)
+            shared = place < index
+            own = buffers[place].view(value.shape) if shared else self._buffer(index, kind, value)
+            buffers.append(own)
+        key = (*kinds, *places)
         if key not in self._recorded:
             self._recorded[key] = self._record(buffers)
         graph, outputs = self._recorded[key]
         graph.replay()
         return tree_map_only(Tensor, torch.clone, outputs)
 
-    def _buffer(self, index: int, value: Any) -> Any:
+    def _buffer(self, index: int, kind: Hashable, value: Any) -> Any:
         """The buffer of input ``index``, with this value."""
         if not isinstance(value, Tensor):
             return value
-        key = (index, _kind(value))
+        key = (index, kind)
         if key not in self._buffers:
             self._buffers[key] = torch.empty_strided(
                 value.shape, value.stride(), dtype=value.dtype, device=value.device
             )
         buffer = self._buffers[key]
-        version = None if value.is_inference() else value._version  # None: it cannot be told
-        held, known = self._held.get(key, (None, None))
-        if held is None or held() is not value or version is None or version != known:
+        held = self._held.get(key)
+        if index < self._given or held is None or held() is not value:
             buffer.copy_(value, non_blocking=True)
-            self._held[key] = weakref.ref(value), version
+            self._held[key] = weakref.ref(value)
         return buffer
 
     def _record(self, buffers: list[Any]) -> _Recorded:
@@ -89,15 +97,13 @@ class Replayed:
         return _Recorded(graph, outputs)
 
 
-def _first_places(inputs: tuple[Any, ...], kinds: tuple[Hashable, ...]) -> tuple[int, ...]:
-    """Per input the number of the first that is the same tensor in memory, mostly its own."""
-    found: dict[int, int] = {}
-    places = list(range(len(inputs)))
-    for index, value in enumerate(inputs):
-        if isinstance(value, Tensor):
-            first = found.setdefault(value.data_ptr(), index)
-            places[index] = first if kinds[first] == kinds[index] else index
-    return tuple(places)
+def _places(inputs: Sequence[Any], kinds: Sequence[Hashable]) -> list[int]:
+    """For each input the first one that is the same memory, read alike."""
+    first: dict[Hashable, int] = {}
+    return [
+        first.setdefault((x.data_ptr(), kind), index) if isinstance(x, Tensor) else index
+        for index, (x, kind) in enumerate(zip(inputs, kinds, strict=True))
+    ]
 
 
 def _kind(value: Any) -> Hashable:

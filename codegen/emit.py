@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from inspect import signature
 from pathlib import Path
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
@@ -18,12 +19,15 @@ from torch._inductor import config as inductor
 from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
+from .tracing import beside_no_trace
 
 CUDA_OPTIONS: dict[str, Any] = {
     # A norm with its activation is one kernel: silu reads twice what five reads make, and by
     # default inductor writes out what more than four make.
     "realize_reads_threshold": 8,
 }
+_FIRST_CALLS = RLock()
+"""Held while torch's settings are those of one compilation: they are the process's."""
 _KNOWS_BOUNDS = "max" in signature(mark_unbacked).parameters  # not yet in torch 2.11
 
 
@@ -62,12 +66,10 @@ class Compiled(Emitted):
         frozen: bool = False,
     ) -> None:
         super().__init__(module)
-        self._name, self._frozen = name, frozen
-        _mark_caches()
+        self._name, self._frozen, self._options = name, frozen, options
         self._sizes, self._most = sizes, most
         self._sources: list[str] = []
-        self._compiled: Callable[..., Any] = torch.compile(module, fullgraph=True, options=options)
-        self._has_run = False
+        self._compile()
 
     @property
     def source(self) -> str:
@@ -75,9 +77,15 @@ class Compiled(Emitted):
 
     def __call__(self, *inputs: Any) -> Any:
         mark_sizes(inputs, self._sizes, self._most)
-        if self._has_run:
+        with beside_no_trace():
+            if not self._has_run:
+                with _FIRST_CALLS:
+                    if not self._has_run:
+                        return self._first(*inputs)
             return self._compiled(*inputs)
-        with _collected(self._sources), inductor.patch(freezing=self._frozen):
+
+    def _first(self, *inputs: Any) -> Any:
+        with _marked(), _collected(self._sources), inductor.patch(freezing=self._frozen):
             try:
                 result = self._compiled(*inputs)
             except TorchDynamoException as error:
@@ -89,7 +97,14 @@ class Compiled(Emitted):
     def forget(self) -> None:
         if self._frozen:
             self._module.recompile()  # new code, which torch.compile does not know
-            self._has_run = False
+            self._compile()
+
+    def _compile(self) -> None:
+        """At the first call. Not as a module: captures patch how all of these are called."""
+        self._compiled: Callable[..., Any] = torch.compile(
+            self._module.forward, fullgraph=True, options=self._options
+        )
+        self._has_run = False
 
     def _give_up(self, error: Exception) -> None:
         reason = str(error).strip().split("\n")[0]
@@ -102,12 +117,13 @@ class Compiled(Emitted):
 
 
 class OnCuda(Emitted):
-    """``emitted`` as CUDA graphs, without the inputs that it does not read."""
+    """``emitted`` as CUDA graphs, without the inputs that it does not read. The first ``given``
+    inputs are the caller's; nothing ever writes to the others."""
 
-    def __init__(self, emitted: Emitted) -> None:
+    def __init__(self, emitted: Emitted, given: int) -> None:
         super().__init__(emitted._module)
         self._emitted = emitted
-        self._replayed = Replayed(emitted)
+        self._replayed = Replayed(emitted, given)
         placeholders = self._module.graph.find_nodes(op="placeholder")
         self._read = [bool(node.users) for node in placeholders]
 
@@ -139,21 +155,36 @@ def mark_sizes(inputs: Sequence[Any], sizes: Sequence[int], most: int | None) ->
 
 @contextmanager
 def _collected(sources: list[str]) -> Iterator[None]:
-    """Adds what inductor emits meanwhile, also if it comes from its cache."""
+    """Adds what inductor emits for this thread meanwhile, also if it comes from its cache."""
     from torch._inductor.graph import GraphLowering
 
-    before, GraphLowering.save_output_code = GraphLowering.save_output_code, sources.append
+    own = get_ident()
+    before: Callable[[str], None] | None = GraphLowering.save_output_code
+
+    def save(code: str) -> None:
+        if get_ident() == own:
+            sources.append(code)
+        elif before is not None:
+            before(code)
+
+    GraphLowering.save_output_code = save
     try:
         yield
     finally:
         GraphLowering.save_output_code = before
 
 
-@cache
-def _mark_caches() -> None:
+@contextmanager
+def _marked() -> Iterator[None]:
     """Inductor's cache does not see that an operator of ours became another one."""
+    config: Any = torch.compiler.config
+    with config.patch(cache_key_tag=f"{config.cache_key_tag}{_tag()}"):
+        yield
+
+
+@cache
+def _tag() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    tag = f"sparsify-{digest.hexdigest()[:16]}"
-    torch.compiler.config.cache_key_tag = f"{torch.compiler.config.cache_key_tag}{tag}"
+    return f"sparsify-{digest.hexdigest()[:16]}"

@@ -41,6 +41,10 @@ class SessionError(SparsifyError, RuntimeError):
     """A sampler's call while editing does not match the recorded one."""
 
 
+class OperandError(SparsifyError, RuntimeError):
+    """A kernel was handed a tensor of another dtype, device or size than it reads."""
+
+
 class ExportError(SparsifyError, RuntimeError):
     """A model cannot be written in a format."""
 

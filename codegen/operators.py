@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,12 +13,26 @@ KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the Triton kernels compute in; anything else is the references'."""
 
 
-def exporting() -> bool:
-    """Is a graph traced for another process, which has stock operators only?
+_EXPORTING = ContextVar("exporting", default=False)
 
-    Under dynamo, which takes no part in exports, torch 2.11 always says so.
+
+def exporting() -> bool:
+    """Does this thread trace a graph for another process, which has stock operators only?
+
+    Torch's own flag holds for all threads. Dynamo, which cannot read this one, takes no part in
+    exports.
     """
-    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return not torch.compiler.is_dynamo_compiling() and _EXPORTING.get()
+
+
+@contextmanager
+def export() -> Iterator[None]:
+    """Inside, graphs are traced for another process."""
+    token = _EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
 
 
 def declare(

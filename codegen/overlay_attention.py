@@ -25,7 +25,8 @@ def key_bias(sites: Tensor, positions: int) -> Tensor:
     """
     zeros = torch.zeros(positions, dtype=torch.float32, device=sites.device)
     stale = zeros.scatter(0, sites, float("-inf"))
-    return torch.cat([stale, torch.where(repeated(sites), float("-inf"), 0.0)])
+    again = torch.where(repeated(sites), float("-inf"), 0.0).to(torch.float32)
+    return torch.cat([stale, again])
 
 
 def overlay_attention(

@@ -16,14 +16,12 @@ from typing import Any, TextIO, cast
 
 import torch
 from sparsify.codegen.errors import CaptureError, SparsifyError
+from sparsify.codegen.tracing import alone
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from .effects import Snapshot, forked_generators, warm_up
 from .refusals import other_dtype, refuse_hooks, refuse_scripted, refuse_training
-
-LOCK = threading.RLock()
-"""torch's export sets flags of the whole process, and swaps the model's parameters."""
 
 _FLOW = re.compile("data.dependent|depends on tensor values|Boolean|control flow")
 """What errors say about control flow that depends on values."""
@@ -48,7 +46,7 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     refuse_scripted(model)
     refuse_training(model)
     refuse_hooks(model)
-    with LOCK, torch.no_grad(), forked_generators((args, kwargs)):
+    with alone(), torch.no_grad(), forked_generators((args, kwargs)):
         try:
             # Models keep tables (rotary embeddings) from their first call on: made during export
             # they would be symbols, and the user's model broken.

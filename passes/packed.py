@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sparsify.codegen.ambient import as_captured
 from torch.fx import Node
 
 
@@ -24,10 +24,7 @@ class Fold:
     def __call__(self, module: torch.nn.Module) -> torch.Tensor:
         """As captured, whatever the modes of the caller."""
         values = [operator.attrgetter(name)(module) for name in self.weights]
-        device = values[0].device.type
-        has_autocast = torch.amp.is_autocast_available(device)
-        autocast = torch.autocast(device, enabled=False) if has_autocast else nullcontext()
-        with torch.inference_mode(False), torch.no_grad(), autocast:
+        with as_captured(values[0].device.type):
             return self.function(*(value.detach() for value in values), *self.args)
 
     def then(self, name: str, function: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> Fold:

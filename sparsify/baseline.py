@@ -17,6 +17,7 @@ from .masks import MaskLike
 from .plan import Plan
 from .signature import Call, Signature
 from .state import Weights
+from .words import leaves_of, sites_of, size_of
 
 if TYPE_CHECKING:
     from .program import Program
@@ -39,7 +40,7 @@ def is_origin(leaf: Any, origin: Origin | None) -> bool:
     return origin is not None and origin[0]() is leaf and origin[1] == leaf._version
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """The rows of a recorded value that the updates of one plan read."""
 
@@ -49,6 +50,9 @@ class Rows:
     dim: int
     shape: torch.Size
     stride: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"<Rows: {len(self.sites)} on axis {self.dim} of {list(self.shape)}>"
 
     @staticmethod
     def of(value: Tensor, sites: Tensor, dim: int) -> Rows:
@@ -91,7 +95,7 @@ def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
     return sizes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Never changed."""
 
@@ -110,6 +114,12 @@ class Baseline:
     """One for each item of the batch, once items have masks of their own."""
     restricted_to: Tensor | None = None
     """The only mask that it still serves, on the host."""
+
+    def __repr__(self) -> str:
+        own = self.restricted_to
+        only = "" if own is None else f", restricted to {sites_of(own)}"
+        items = f", {len(self.items)} items" if self.items else ""
+        return f"<Baseline of {leaves_of(self.outputs)}: {size_of(self.nbytes)} kept{items}{only}>"
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import TreeSpec, tree_leaves
 
+from .codegen.ambient import as_captured
 from .codegen.errors import ExportError
 from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
@@ -34,7 +35,6 @@ from .folder import (
     is_exported,
     write_signature,
 )
-from .passes.capture import LOCK
 from .passes.packed import Fold
 from .program import Program
 from .signature import Call
@@ -49,11 +49,16 @@ def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, for
     Raises :class:`ExportError`.
     """
     _require_possible(sparse, path, format)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise ExportError(f"{path} cannot be made ({error.strerror}): give another path") from None
+    with beside as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
-        _Exporter(sparse, model, call, format).write(new)
+        with as_captured():
+            _Exporter(sparse, model, call, format).write(new)
         _replace(path, new, Path(temporary) / "old")
 
 
@@ -73,6 +78,8 @@ def _replace(path: Path, new: Path, old: Path) -> None:
 def _require_possible(sparse: Program, path: Path, format: str) -> None:
     if format not in FORMATS:
         raise ExportError(f"format={format!r}: one of {', '.join(FORMATS)}")
+    if format == "onnx":
+        onnx.require_installed()
     if sparse.device.type != "cpu":
         raise ExportError(f"the inputs are on {sparse.device}: export model and inputs on the CPU")
     if path.exists() and not is_exported(path):
@@ -118,8 +125,7 @@ class _Exporter:
             file = folder / f"{function.name}{_SUFFIX[self._format]}"
             if self._format == "onnx":
                 onnx.prepare(function)
-            with LOCK:
-                exported = program(function, self._values, self._dynamic)
+            exported = program(function, self._values, self._dynamic)
             if function.name == "arrange":
                 made = exported.module()(tuple(self._values[name] for name in function.weights))
                 self._values.update(zip(function.outputs, made, strict=True))
@@ -138,9 +144,8 @@ class _Exporter:
         mask = torch.zeros(self._sparse.grid, dtype=torch.bool, device="cpu")
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
         graphs, leaves = self._sparse.graphs, self._call.leaves
-        with torch.no_grad():
-            outputs, kept, conditions = graphs.record(*leaves)
-            tables, _ = graphs.plan(mask)
+        outputs, kept, conditions = graphs.record(*leaves)
+        tables, _ = graphs.plan(mask)
         lists = tree_leaves(outputs), kept, conditions, tables
         values = {
             f"{kind}.{i}": value

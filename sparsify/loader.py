@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from .codegen.ambient import as_captured
 from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
 from .codegen.export import aoti, onnx, pt2
 from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
 from .masks import MaskLike, as_mask, fitted, no_site_follows
 from .signature import as_tensor, bind_to, is_number
+from .words import size_of
 
 _READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
 _CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ register_pytree_node(
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedBaseline:
     """A recorded run of a loaded folder. Never changed."""
 
@@ -62,6 +64,9 @@ class LoadedBaseline:
     inputs: Values
     values: Values
     """What updates read, and the outputs."""
+
+    def __repr__(self) -> str:
+        return f"<LoadedBaseline of {self.owner}: {size_of(self.nbytes)} kept>"
 
     @property
     def nbytes(self) -> int:
@@ -82,6 +87,7 @@ class Loaded:
     """A folder's graphs behind the interface of :class:`sparsify.SparseModule`."""
 
     def __init__(self, folder: Path, signature: FolderSignature) -> None:
+        self._folder = folder
         self.signature = signature
         read = _READ[signature.format]
         self._run = {name: read(folder / graph.file) for name, graph in signature.graphs.items()}
@@ -98,6 +104,9 @@ class Loaded:
                 for name, how, has_default in signature.parameters
             ]
         )
+
+    def __repr__(self) -> str:
+        return f"<Loaded {self._folder}: {self.signature.format}>"
 
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, LoadedBaseline]:
         """The model's output and the baseline to update from. Raises :class:`SignatureError`."""
@@ -182,7 +191,7 @@ class Loaded:
         given = [values[key] for key in graph.inputs]
         if self._weights or name == "arrange":
             given += [self._weights[key] for key in graph.weights]
-        with torch.no_grad():
+        with as_captured():
             results: Sequence[Tensor] = self._run[name](given)
         return dict(zip(graph.outputs, results, strict=True))
 

@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from .masks import MaskLike, as_mask
+from .words import sites_of, size_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tables:
     """What a program made of a mask."""
 
@@ -25,12 +26,17 @@ class Tables:
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
 
+    def __repr__(self) -> str:
+        size = size_of(sum(table.nbytes for table in self.tables))
+        what = "the dense model runs" if self.is_dense else f"{len(self.tables)} of {size}"
+        return f"<Tables of {sites_of(self.mask)}: {what}>"
+
     @cached_property
     def is_empty(self) -> bool:
         return not bool(self.mask.any())
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Plan:
     """A mask of one's own, and, per program, the tables made from it (the union of its items).
 
@@ -54,6 +60,9 @@ class Plan:
     def of(mask: MaskLike | Plan | None) -> Plan:
         """Raises :class:`MaskError`."""
         return mask if isinstance(mask, Plan) else Plan(mask)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {list(self.mask.shape)}: {sites_of(self.mask)}>"
 
     @cached_property
     def items(self) -> list[Plan]:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_unflatten
 
 from .ambient import Ambient
 from .baseline import Baseline, ProgramKey, distinct, is_origin, origin_of
+from .codegen.ambient import as_captured
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError
 from .config import SparsifyConfig
@@ -41,13 +42,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Stage = Literal["record", "dense", "static", "update", "commit"]
 
 
-def _plainly(method: Function) -> Function:
-    """``method`` whatever the caller's grad mode: what it returns is an ordinary tensor."""
+def _as_captured(method: Function) -> Function:
+    """``method`` of a program, whatever torch's settings around the call."""
 
     @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(False), torch.no_grad():
-            return method(*args, **kwargs)
+    def run(program: Program, *args: Any, **kwargs: Any) -> Any:
+        with as_captured(program.device.type):
+            return method(program, *args, **kwargs)
 
     return cast(Function, run)
 
@@ -104,19 +105,24 @@ class Program:
             # At the first large edit; frozen where that was measured to pay: a tenth, on CPUs.
             self._dense = Compiled(graphs.dense, (), name="dense model", frozen=not on_cuda)
             if on_cuda:
-                self._update, self._static = OnCuda(self._update), OnCuda(self._static)
-                self._dense = OnCuda(self._dense)
+                given = len(call.leaves)
+                self._update = OnCuda(self._update, given)
+                self._static = OnCuda(self._static, given)
+                self._dense = OnCuda(self._dense, given)
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the name of the recorded value's node."""
         self._large = LargeEdits(self.graphs.dense, config.dense_above)
         self._folded_for = self._state.weights(), self._state.places
+
+    def __repr__(self) -> str:
+        return f"<Program for {', '.join(self.signature.names)}: {self.batch} of {self.grid}>"
 
     def own(self, call: Call) -> Call:
         """``call`` as the graphs take it: with tensors for numbers, where they do."""
         tensors = call.with_tensors
         return tensors if tensors.signature == self.signature else call
 
-    @_plainly
+    @_as_captured
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
         call = self.own(call)
@@ -150,7 +156,7 @@ class Program:
                 shared[index] = kept[first].view(kept[first].shape)
         return tuple(shared)
 
-    @_plainly
+    @_as_captured
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
         if self not in plan.tables:
@@ -166,7 +172,7 @@ class Program:
             plan.tables[self] = Tables(mask, tables, masks, is_dense)
         return plan.tables[self]
 
-    @_plainly
+    @_as_captured
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool
     ) -> tuple[Any, Baseline | None]:
@@ -239,7 +245,7 @@ class Program:
                     f"{name} does not fit into torch.float16: take baseline_dtype=torch.bfloat16"
                 )
 
-    @_plainly
+    @_as_captured
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._update.source:

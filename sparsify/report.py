@@ -22,6 +22,7 @@ from .passes.layout import Grid, Layout
 from .passes.macs import macs
 from .passes.partition import ThreeGraphs
 from .plan import Tables
+from .words import size_of
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -109,12 +110,12 @@ class Report:
             of_state = [node for node in self.nodes if node.state == state]
             dense, now = sum(n.macs for n in of_state), sum(n.macs_now for n in of_state)
             share = f"{now / max(self.macs_dense, 1):.1%}"
-            kept = _bytes(sum(n.kept for n in of_state))
+            kept = size_of(sum(n.kept for n in of_state))
             table.add_row(state, str(count[state]), _big(dense), _big(now), share, kept)
         share = f"{self.share_left:.1%}"
         table.add_section()
         totals = (_big(self.macs_dense), _big(self.macs_update))
-        table.add_row("all", str(len(self.nodes)), *totals, share, _bytes(self.kept))
+        table.add_row("all", str(len(self.nodes)), *totals, share, size_of(self.kept))
         return table
 
     def table(self, least: float = 0.005) -> Table:
@@ -125,7 +126,7 @@ class Report:
         for n in self.nodes:
             if n.state == "fallback" or n.macs >= least * self.macs_dense > 0:
                 grid = f"{n.grid[0]}x{n.grid[1]}" if n.grid else ""
-                numbers = (_big(n.macs), _big(n.macs_now), _bytes(n.kept) if n.kept else "")
+                numbers = (_big(n.macs), _big(n.macs_now), size_of(n.kept) if n.kept else "")
                 table.add_row(n.name, n.operator, grid, n.state, *numbers, n.reason)
         return table
 
@@ -211,10 +212,6 @@ def _source(node: Node) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [line for line in lines if not line[0].startswith(_TORCH)]
     return ":".join(own[-1]) if own else ""
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 2**20:.1f} MiB"
 
 
 def _big(number: int) -> str:

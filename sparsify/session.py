@@ -15,6 +15,7 @@ from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
 from .signature import Call
+from .words import size_of
 
 
 class Host(Protocol):
@@ -27,12 +28,15 @@ class Host(Protocol):
     def mode_of(self, mode: Recording | Editing) -> AbstractContextManager[None]: ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Session:
     """The calls of one sampling run, in order, each with its baseline."""
 
     module: Host
     calls: list[Baseline] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Session of {len(self.calls)} calls: {size_of(self.nbytes)} kept>"
 
     @property
     def nbytes(self) -> int:
@@ -82,11 +86,14 @@ class Session:
             )
 
 
-@dataclass
+@dataclass(repr=False)
 class Recording:
     """The mode of a module inside ``recording()``."""
 
     session: Session
+
+    def __repr__(self) -> str:
+        return f"<Recording: {len(self.session.calls)} calls so far>"
 
     def call(self, call: Call) -> Any:
         output, baseline = self.session.module.program(call).record(call)
@@ -94,13 +101,16 @@ class Recording:
         return output
 
 
-@dataclass
+@dataclass(repr=False)
 class Editing:
     """The mode of a module inside ``editing(mask)``; ``position`` is that of the next call."""
 
     session: Session
     plan: Plan
     position: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Editing: {self.position} of {len(self.session.calls)} calls made>"
 
     def call(self, call: Call) -> Any:
         number, calls = self._twin(call), self.session.calls

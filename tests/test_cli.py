@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
+from PIL import Image
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
-from sparsify import ModelError, SignatureError, sparsify
+from sparsify import ModelError, SignatureError, SparsifyError, sparsify
 from sparsify.cli import pictures
 from sparsify.cli.app import app
 from sparsify.cli.from_diffusers import FromDiffusers
 from sparsify.cli.options import source
 from sparsify.masks import centred_square
+from sparsify.words import size_of
 
 UNET: dict[str, Any] = {
     "sample_size": 32,
@@ -194,10 +196,12 @@ def test_inspect_shows_what_the_report_says(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     torch.manual_seed(0)
     sparse = sparsify(UNet2DModel(**UNET).eval(), dilate=2)
-    sparse.graphs(torch.randn(1, 3, 32, 32), torch.tensor(10))
+    _, baseline = sparse.record(torch.randn(1, 3, 32, 32), torch.tensor(10))
     sparse.plan(centred_square((32, 32), 0.1))
     report = sparse.report()
     table = rows(result.stdout)
+    assert table["all"][-1] == size_of(report.kept) and report.kept > 0
+    assert f"baseline: {size_of(baseline.nbytes)}" in result.stdout
     assert table["all"][0] == str(len(report.nodes))
     packed = str(sum(n.grid == (32, 32) and n.state == "packed" for n in report))
     assert table["32x32"] == ["1024", "196", "19.1%", packed, "0"]  # a square of 10 + 2 + 2
@@ -290,6 +294,7 @@ def test_a_decoder_carries_no_encoder(tmp_path: Path) -> None:
         (["diffusers:UNet2DModel:gone"], "gone is not there: name a config.json"),
         (["diffusers:UNet2DModel:made_here.py"], "not a configuration in JSON"),
         (["diffusers:UNet2DConditionModel:unet.json"], "name diffusers:UNet2DModel:unet.json"),
+        (["diffusers:UNet2DModel:odd.json"], "odd.json makes no UNet2DModel: "),
         (["diffusers:UNet2DModel.decode:unet.json"], "only autoencoders have .decode"),
         (["diffusers:UNet2DModel:timed.json"], "inputs of its own: write a function"),
         (["python:gone:rrdb"], "no module 'gone'"),
@@ -303,6 +308,7 @@ def test_a_decoder_carries_no_encoder(tmp_path: Path) -> None:
 def test_an_error_of_ours_is_one_line(folder: Path, arguments: list[str], said: str) -> None:
     timed = {**UNET, "class_embed_type": "timestep"}
     (folder / "timed.json").write_text(json.dumps(timed))
+    (folder / "odd.json").write_text(json.dumps({**UNET, "down_block_types": ["None", "None"]}))
     result = called("inspect", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
@@ -315,6 +321,7 @@ def test_an_error_of_ours_is_one_line(folder: Path, arguments: list[str], said: 
         ["inspect"],
         ["inspect", "UNet2DModel"],
         ["inspect", "python:made_here"],
+        ["inspect", "python:.made_here:rrdb"],
         ["inspect", "diffusers:"],
         ["inspect", "python:made_here:rrdb", "--grid", "tokens=8"],
         ["inspect", "python:made_here:rrdb", "--share", "2"],
@@ -322,6 +329,7 @@ def test_an_error_of_ours_is_one_line(folder: Path, arguments: list[str], said: 
         ["export", "python:made_here:rrdb", "out", "--format", "jit"],
         ["run", "gone", "--before", "a.png", "--after", "b.png", "-o", "c.png"],
         ["run", ".", "--before", "unet.json", "--after", "unet.json", "-o", "out.what"],
+        ["run", ".", "--before", "unet.json", "--after", "unet.json", "-o", "only_read.psd"],
         [
             "run",
             ".",
@@ -388,6 +396,34 @@ def test_pictures_of_another_size_or_kind_are_refused(tmp_path: Path) -> None:
     path.write_text("no picture")
     with pytest.raises(SignatureError, match="save it as PNG"):
         pictures.read(path, (1, 3, 5, 7))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tiff", "a.webp", "a.gif"])
+def test_damaged_pictures_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    pictures.write(torch.rand(1, 3, 40, 50), path)
+    content = path.read_bytes()
+    for part in (0, 1, len(content) // 4, len(content) // 2):
+        path.write_bytes(content[:part])
+        with pytest.raises(SignatureError, match="save it as PNG"):
+            pictures.read(path, (1, 3, 40, 50))
+
+
+def test_a_photograph_is_turned_as_the_camera_noted(tmp_path: Path) -> None:
+    picture = torch.randint(256, (1, 3, 5, 7)) / 255
+    pictures.write(picture, path := tmp_path / "a.png")
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # a quarter turn to the right
+        image.save(path, exif=exif)
+    turned = pictures.read(path, (1, 3, 7, 5))
+    assert torch.equal(turned, picture.rot90(-1, (2, 3)))
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SparsifyError, match="cannot be written"):
+        pictures.write(torch.rand(1, 3, 5, 7), tmp_path / "file" / "a.png")
 
 
 def test_models_are_named_by_two_forms() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,28 @@ def test_latents_are_no_picture(folder: Path) -> None:
 def test_a_folder_that_was_not_exported(folder: Path) -> None:
     result = run(folder)
     assert result.exit_code == 1 and "signature.json" in result.stderr
+
+
+def test_an_export_without_its_packages_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx", "onnx_ir", "onnxscript"):
+        with monkeypatch.context() as missing:
+            missing.setitem(sys.modules, name, None)
+            result = called("export", f"python:{__name__}:latents", "out", "--format", "onnx")
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1
+        assert f"{name}, which is missing: pip install 'sparsify[export]'" in result.stderr
+        assert not Path("out").exists()
+
+
+def test_an_export_to_where_nothing_can_be_written(folder: Path) -> None:
+    Path("file").write_text("in the way")
+    result = called("export", f"python:{__name__}:latents", "file/out")
+    assert result.exit_code == 1 and "give another path" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_empty_array(exported: Path, folder: Path) -> None:
+    Path("empty.npy").touch()
+    result = run(exported, "--input", "strength=empty.npy", "--input", "shift=0")
+    assert result.exit_code == 1 and "empty.npy cannot be read" in result.stderr

@@ -77,7 +77,7 @@ class Film(nn.Module):
 def memory(model: nn.Module, *inputs: Tensor) -> tuple[SparseModule, Baseline, dict[str, int]]:
     sparse = sparsify(model.eval(), **OPTIONS)
     _, baseline = sparse.record(*inputs)
-    return sparse, baseline, dict(sparse._last[0].kept_bytes)
+    return sparse, baseline, dict(baseline.program.kept_bytes)
 
 
 @pytest.mark.parametrize("film", [False, True])

@@ -1,76 +1,84 @@
-"""Several threads use one module: each has its own sessions, and nobody waits for a flag."""
+"""Updates in several threads, while another one captures or compiles."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from typing import Any
+from threading import Barrier, Event
 
+import pytest
 import torch
-from torch import Tensor
+from sparsify.codegen.emit import Compiled
+from sparsify.codegen.operators import export, exporting
+from torch import Tensor, nn
+from torch.fx import GraphModule, symbolic_trace
 
 from sparsify import sparsify
 from tests.small import corner, small_inputs, small_unet
 
-
-def edit(number: int) -> tuple[Tensor, Tensor, Tensor]:
-    image, *rest = small_inputs()
-    return torch.where(corner(), image + number, image), *rest
+THREADS, MASK = 4, corner()
 
 
-def together(*functions: Callable[[], Any]) -> list[Any]:
-    """The results of functions that run at once, each in a thread of its own."""
-    start = Barrier(len(functions))
+def tiny() -> nn.Module:
+    conv, leave = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 1)
+    return nn.Sequential(conv, nn.GroupNorm(4, 16), nn.SiLU(), leave).eval()
 
-    def run(function: Callable[[], Any]) -> Any:
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@torch.no_grad()
+def test_updates_while_another_thread_captures(backend: str) -> None:
+    sparse, image = sparsify(tiny(), backend=backend, dense_above=1.0), small_inputs()[0]
+    _, baseline = sparse.record(image)
+    wanted = sparse.update(baseline, image + 1, mask=MASK)
+    other, captured = sparsify(small_unet(), backend="eager"), Event()
+
+    def capture() -> None:
+        try:
+            other.record(*small_inputs(size=8))
+        finally:
+            captured.set()
+
+    def update() -> int:
+        count = 0
+        while not captured.wait(0.02):  # the interpreter is for the capture to use
+            plan = sparse.plan(MASK)
+            assert torch.equal(sparse.update(baseline, image + 1, mask=plan), wanted)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(THREADS + 1) as pool:
+        done = pool.submit(capture)
+        counts = [pool.submit(update) for _ in range(THREADS)]
+    done.result()
+    assert all(count.result() > 0 for count in counts)
+
+
+def test_an_export_is_of_its_thread() -> None:
+    with export(), ThreadPoolExecutor(1) as pool:
+        assert exporting() and not pool.submit(exporting).result()
+    assert not exporting()
+
+
+def graph(number: int) -> GraphModule:
+    class Scale(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * (number + 2)).sin()
+
+    return symbolic_trace(Scale())
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one graph", "a graph each"])
+def test_first_calls_do_not_mix(shared: bool) -> None:
+    graphs = [Compiled(graph(0 if shared else i), [], name="update") for i in range(THREADS)]
+    chosen = [graphs[0 if shared else i] for i in range(THREADS)]
+    start, x = Barrier(THREADS), torch.ones(3)
+
+    def call(compiled: Compiled) -> Tensor:
         start.wait()
-        return function()
+        result: Tensor = compiled(x)
+        return result
 
-    with ThreadPoolExecutor(len(functions)) as pool:
-        return [future.result() for future in [pool.submit(run, f) for f in functions]]
-
-
-def test_a_session_takes_the_calls_of_its_own_thread() -> None:
-    sparse = sparsify(small_unet(), backend="eager")
-    want = small_unet()(*edit(1))
-    with sparse.recording() as session:
-        (outside,) = together(lambda: sparse(*edit(1)))
-        sparse(*edit(0))
-    assert torch.equal(outside, want) and len(session.calls) == 1
-    with session.editing(corner()) as editing:
-        (outside,) = together(lambda: sparse(*edit(1)))
-        sparse(*edit(1))
-    assert torch.equal(outside, want) and editing.position == 1
-
-
-def test_tasks_of_one_thread_have_sessions_of_their_own() -> None:
-    sparse = sparsify(small_unet(), backend="eager")
-
-    async def record(number: int) -> int:
-        with sparse.recording() as session:
-            for _ in range(number):
-                await asyncio.sleep(0)
-                sparse(*edit(0))
-        return len(session.calls)
-
-    async def several() -> list[int]:
-        return await asyncio.gather(record(1), record(3))
-
-    assert asyncio.run(several()) == [1, 3]
-
-
-def test_first_uses_at_once_make_one_program() -> None:
-    sparse = sparsify(small_unet(), backend="eager")
-
-    def sampled() -> Tensor:
-        with sparse.recording() as session:
-            sparse(*edit(0))
-        with session.editing(corner()):
-            return sparse(*edit(1))
-
-    first, *others = together(*[sampled] * 4)
-    assert all(torch.equal(first, other) for other in others)
-    assert len(sparse._engine._made) == 1
-    assert torch.equal(sparse(*edit(1)), small_unet()(*edit(1)))  # no mode is left behind
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(call, chosen))
+    for number, (compiled, result) in enumerate(zip(chosen, results, strict=True)):
+        torch.testing.assert_close(result, (x * (2 if shared else number + 2)).sin())
+        assert compiled.source.count("def call(") == 1

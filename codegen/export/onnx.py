@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,16 @@ _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.cdist.default: _cdist,
     products.cdist: _cdist,
 }
+
+
+def require_installed() -> None:
+    """Raises :class:`ExportError` if a package that writes ONNX models is missing."""
+    missing = [name for name in ("onnx", "onnx_ir", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f'format="onnx" needs {missing[0]}, which is missing: '
+            "pip install 'sparsify[export]'; format=\"pt2\" needs nothing more"
+        )
 
 
 def prepare(function: Pure) -> None:

@@ -21,6 +21,8 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental import _config as symbolic_config
 
 from ..errors import ExportError
+from ..operators import export
+from ..tracing import alone
 
 _any_size = symbolic_config.patch  # type: ignore[attr-defined]
 Arranged = Mapping[str, tuple[tuple[str, ...], Callable[..., Tensor], tuple[Any, ...]]]
@@ -107,7 +109,7 @@ def program(
     shapes = tuple({0: Dim.AUTO} if name in dynamic else None for name in names)
     try:
         # No size is 1 or not: where it matters, what is right for all sizes is traced.
-        with quiet(), torch.no_grad(), _any_size(backed_size_oblivious=True):
+        with quiet(), alone(), export(), torch.no_grad(), _any_size(backed_size_oblivious=True):
             exported = torch.export.export(
                 _Named(function.module),
                 (examples,),

@@ -17,7 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..operators import KERNEL_DTYPES
 from .device import SHARED_BYTES, in_rows, precision_of, processors
+from .operands import require
 
 # Counts of sites: specialising on them would compile again for other masks.
 _sized = triton.jit(do_not_specialize=["rows", "s_out", "s_in", "s_halo"])
@@ -225,14 +227,17 @@ def launch(
     config: triton.Config | None = None,
 ) -> Tensor:
     """:func:`sparsify.codegen.gather_conv.reference`. ``splits`` are chosen by shape and the tile
-    by measurement, unless given. No table is read on the host."""
+    by measurement, unless given. No table is read on the host. Raises :class:`OperandError`."""
+    _check(x, halo, halo_sites, kernel_map, weight, bias, shift, residual)
     batch, (sites, taps), (groups, depth, width) = len(x), kernel_map.shape, weight.shape
     rows = batch * sites
     x, halo = in_rows(x), None if halo is None else in_rows(halo)
     known = 0 if halo is None else halo.shape[1] if halo_sites is None else len(halo_sites)
     halo_steps = (0, 0) if halo is None else (halo.stride(0), halo.stride(1))
     sizes = (rows, sites, x.shape[1], known, x.stride(0), x.stride(1), *halo_steps)
-    operands = (x, halo, halo_sites, kernel_map.contiguous(), weight)
+    halo_sites = None if halo_sites is None else halo_sites.contiguous()
+    operands = (x, halo, halo_sites, kernel_map.contiguous(), weight.contiguous())
+    bias = None if bias is None else bias.contiguous()
     shift = None if shift is None else shift.contiguous()
     residual = None if residual is None else residual.contiguous()
     epilogue = (bias, shift, residual, slope, scale)
@@ -244,6 +249,32 @@ def launch(
             splits = splits or _splits(rows, groups * width, depth, processors(x.device))
             _matmul(operands, epilogue, out, sizes, activation, splits, config)
     return out
+
+
+def _check(
+    x: Tensor,
+    halo: Tensor | None,
+    halo_sites: Tensor | None,
+    kernel_map: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+) -> None:
+    """Raises :class:`OperandError` unless all of it is what the kernels take it for."""
+    device, same, numbers = x.device, (x.dtype,), (torch.int64,)
+    require("gather_conv", "x", x, (None, None, None), KERNEL_DTYPES, device)
+    batch, _, channels = x.shape
+    require("gather_conv", "halo", halo, (batch, None, channels), same, device)
+    require("gather_conv", "halo_sites", halo_sites, (None,), numbers, device)
+    require("gather_conv", "kernel_map", kernel_map, (None, None), numbers, device)
+    require("gather_conv", "weight", weight, (None, None, None), same, device)
+    (sites, taps), (groups, _, width) = kernel_map.shape, weight.shape
+    sizes = (groups, taps * channels // max(groups, 1), width)
+    require("gather_conv", "weight", weight, sizes, same, device)
+    require("gather_conv", "bias", bias, (groups * width,), same, device)
+    require("gather_conv", "shift", shift, (batch, groups * width), same, device)
+    require("gather_conv", "residual", residual, (batch, sites, groups * width), same, device)
 
 
 def _depthwise(

@@ -161,16 +161,24 @@ void panel(const Operands& o, Range sites, int64_t column) {
     }
 }
 
+bool all_below(int64_t count, const int64_t* numbers, int64_t size) {
+  uint64_t most = 0;  // what is negative is large
+  for (int64_t i = 0; i < size; i++) most = std::max(most, uint64_t(numbers[i]));
+  return !size || most < uint64_t(count);
+}
+
 }  // namespace
 
 // Columns of a panel of the weight.
 EXPORTED int64_t panel_width() { return PANEL; }
 
-EXPORTED void gather_matmul(
+// Returns whether the map points at rows; nothing is computed if it does not.
+EXPORTED int64_t gather_matmul(
     const float* rows, const int64_t* map, const float* weight, const float* bias, float* out,
     int64_t batch, int64_t count, int64_t channels, int64_t sites, int64_t taps, int64_t width,
     int64_t threads) {
   const Operands o{rows, map, weight, bias, out, batch, count, channels, sites, taps, width};
+  if (map && !all_below(count, map, sites * taps)) return 0;
   const int64_t total = batch * sites, panels = ceil_div(width, PANEL);
   int64_t chunks = ceil_div(total, CHUNK);
   if (panels * chunks < TASKS * threads && panels * chunks % threads)  // as much for each thread
@@ -179,4 +187,5 @@ EXPORTED void gather_matmul(
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t task = 0; task < panels * chunks; task++)
     panel(o, part({0, total}, task / panels, chunks), task % panels * PANEL);
+  return 1;
 }

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OperandError
 from . import native
+from .operands import require
 
+_HERE, _FLOATS, _NUMBERS = torch.device("cpu"), (torch.float32,), (torch.int64,)
 _COLUMNS = 16  # a width that every number of lanes divides
 
 
@@ -23,7 +26,7 @@ def _library() -> Any:
     if library is not None:
         library.panel_width.restype = ctypes.c_int64
         library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
-        library.gather_matmul.restype = None
+        library.gather_matmul.restype = ctypes.c_int64
     return library
 
 
@@ -39,13 +42,37 @@ def panels(matrix: Tensor) -> Tensor | None:
 
 def launch(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Rows [N, R, C], kernel_map int64 [S, taps] into R (None: S is R, each reads its own row),
-    weight from :func:`panels` of [taps * C, C_out], bias [C_out] -> rows [N, S, C_out]."""
+    weight from :func:`panels` of [taps * C, C_out], bias [C_out] -> rows [N, S, C_out].
+
+    Raises :class:`OperandError`.
+    """
+    width = _checked_width(rows, kernel_map, weight, bias)
     batch, count, channels = rows.shape
     sites, taps = (count, 1) if kernel_map is None else kernel_map.shape
-    width = weight.numel() // (taps * channels)
     out = rows.new_empty((batch, sites, width))
     operands = [t if t is None else t.contiguous() for t in (rows, kernel_map, weight, bias)]
     addresses = [t if t is None else t.data_ptr() for t in (*operands, out)]
     sizes = (batch, count, channels, sites, taps, width)
-    _library().gather_matmul(*addresses, *sizes, torch.get_num_threads())
+    if not _library().gather_matmul(*addresses, *sizes, torch.get_num_threads()):
+        raise OperandError(
+            f"gather_matmul: kernel_map points outside of the {count} rows: make it of these sites"
+        )
     return out
+
+
+def _checked_width(
+    rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None
+) -> int:
+    """Columns of the result, once everything is what C++ takes it for."""
+    require("gather_matmul", "rows", rows, (None, None, None), _FLOATS, _HERE)
+    require("gather_matmul", "kernel_map", kernel_map, (None, None), _NUMBERS, _HERE)
+    require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
+    depth = rows.shape[2] * (1 if kernel_map is None else kernel_map.shape[1])
+    width = len(weight) // depth if depth else 0
+    if width * depth != len(weight) or width % _COLUMNS:
+        raise OperandError(
+            f"gather_matmul: weight has {len(weight)} numbers, which is no width that "
+            f"{_COLUMNS} divides for {depth} taps times channels: arrange it for these rows"
+        )
+    require("gather_matmul", "bias", bias, (width,), _FLOATS, _HERE)
+    return width

@@ -7,6 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..errors import OperandError
+from ..operators import KERNEL_DTYPES
+from .operands import require
+
 _BLOCK_ELEMENTS = 4096
 
 
@@ -56,7 +60,9 @@ def launch(
     eps: float,
     sites: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`sparsify.codegen.group_statistics.reference`. No table is read on the host."""
+    """:func:`sparsify.codegen.group_statistics.reference`. No table is read on the host. Raises
+    :class:`OperandError`."""
+    _check(x, old, in_place, mean, rstd, sites)
     x, old, mean, rstd = (t.contiguous() for t in (x, old, mean, rstd))
     (batch, rows, width), groups = x.shape, mean.shape[1]
     channels = width // groups
@@ -71,3 +77,22 @@ def launch(
             num_warps=8,
         )
     return updated
+
+
+def _check(
+    x: Tensor, old: Tensor, in_place: bool, mean: Tensor, rstd: Tensor, sites: Tensor
+) -> None:
+    """Raises :class:`OperandError` unless all of it is what the kernel takes it for."""
+    device = x.device
+    require("group_statistics", "x", x, (None, None, None), KERNEL_DTYPES, device)
+    batch, rows, width = x.shape
+    sizes = (batch, None if in_place else rows, width)
+    require("group_statistics", "old", old, sizes, KERNEL_DTYPES, device)
+    require("group_statistics", "mean", mean, (batch, None), KERNEL_DTYPES, device)
+    require("group_statistics", "rstd", rstd, tuple(mean.shape), KERNEL_DTYPES, device)
+    require("group_statistics", "sites", sites, (rows,), (torch.int64,), device)
+    if not mean.shape[1] or width % mean.shape[1]:
+        raise OperandError(
+            f"group_statistics: {width} channels are not {mean.shape[1]} groups of as many: "
+            "hand it the statistics of these channels"
+        )

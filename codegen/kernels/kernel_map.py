@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OperandError
 from ..geometry import Geometry, axes
 from . import native
+from .operands import require
 
+_HERE = torch.device("cpu")
 # A few numbers a row and a column. Typed: named tuples of two types can be equal.
 _axes = lru_cache(maxsize=1024, typed=True)(axes)
 
@@ -21,10 +24,10 @@ _axes = lru_cache(maxsize=1024, typed=True)(axes)
 def _library() -> Any:
     library: Any = native.library("kernel_map")
     if library is not None:
-        library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 6
+        library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 7
         library.read_sites.restype = ctypes.c_int64
         library.number_sites.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
-        library.number_sites.restype = None
+        library.number_sites.restype = ctypes.c_int64
     return library
 
 
@@ -48,8 +51,10 @@ def read_sites(
     :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], H * W for
     padding; the halo int64 [S_halo], site 0 if there is none; and for :func:`number_sites` what
     each site is, int32 [H * W + 1]: the place of an active one, a negative mark otherwise, and
-    last the number of active ones.
+    last the number of active ones. Raises :class:`OperandError` for sites outside of their grid.
     """
+    for name, table in (("in_sites", in_sites), ("out_sites", out_sites)):
+        require("kernel_map", name, table, (None,), (torch.int64,), _HERE)
     rows, columns = _axes(geometry)
     count = geometry.in_grid[0] * geometry.in_grid[1]
     sites = len(rows) * len(columns) if out_sites is None else len(out_sites)
@@ -60,16 +65,27 @@ def read_sites(
     operands = (rows, columns, *(t if t is None else t.contiguous() for t in given))
     addresses = [t if t is None else t.data_ptr() for t in (*operands, reads, halo, position)]
     active = count if in_sites is None else len(in_sites)
-    sizes = (count, active, sites, rows.shape[1], columns.shape[1], len(columns))
-    found = _library().read_sites(*addresses, *sizes)
+    sizes = (count, active, sites, rows.shape[1], columns.shape[1], len(rows), len(columns))
+    if not (found := _library().read_sites(*addresses, *sizes)):
+        raise OperandError(
+            f"kernel_map: a site lies outside of the grids {geometry.in_grid} -> "
+            f"{geometry.out_grid}: take the sites of masks of these sizes"
+        )
     return reads, halo[:found].clone(), position
 
 
 def number_sites(reads: Tensor, halo: Tensor, position: Tensor) -> Tensor:
     """Sites ``reads`` become, in place, indices of ``[active input sites | halo | zeros]``.
 
-    ``halo`` may repeat sites; ``position`` is written to, and of no more use.
+    ``halo`` may repeat sites; ``position`` is written to, and of no more use. Raises
+    :class:`OperandError`.
     """
-    sizes = (len(position) - 1, reads.numel(), len(halo))
-    _library().number_sites(reads.data_ptr(), halo.data_ptr(), position.data_ptr(), *sizes)
+    require("kernel_map", "reads", reads, (None, None), (torch.int64,), _HERE)
+    require("kernel_map", "halo", halo, (None,), (torch.int64,), _HERE)
+    require("kernel_map", "position", position, (None,), (torch.int32,), _HERE)
+    assert reads.is_contiguous() and position.is_contiguous(), "they are written to"
+    halo, sizes = halo.contiguous(), (len(position) - 1, reads.numel(), len(halo))
+    addresses = (reads.data_ptr(), halo.data_ptr(), position.data_ptr())
+    if not _library().number_sites(*addresses, *sizes):
+        raise OperandError("kernel_map: what is read is no site: take it from read_sites")
     return reads

@@ -20,7 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..operators import KERNEL_DTYPES
 from .device import in_rows, precision_of, processors
+from .operands import require
 
 
 @triton.jit
@@ -203,7 +205,8 @@ def launch(
     config: triton.Config | None = None,
 ) -> Tensor:
     """:func:`sparsify.codegen.overlay_attention.overlay_attention`. ``splits`` and the tile are
-    chosen by shape, unless given. No table is read on the host."""
+    chosen by shape, unless given. No table is read on the host. Raises :class:`OperandError`."""
+    _check(query, base_key, base_value, key, value, bias)
     (batch, heads, queries, depth), width = query.shape, value.shape[3]
     positions = base_key.shape[2]
     precision = precision_of(query.dtype, torch.backends.cuda.matmul)
@@ -239,6 +242,23 @@ def launch(
                 enable_fp_fusion=True,
             )
     return out.transpose(1, 2)
+
+
+def _check(
+    query: Tensor, base_key: Tensor, base_value: Tensor, key: Tensor, value: Tensor, bias: Tensor
+) -> None:
+    """Raises :class:`OperandError` unless all of it is what the kernels take it for."""
+    device, same = query.device, (query.dtype,)
+    require("overlay_attention", "query", query, (None,) * 4, KERNEL_DTYPES, device)
+    batch, heads, _, depth = query.shape
+    require("overlay_attention", "base_key", base_key, (batch, heads, None, depth), same, device)
+    require("overlay_attention", "key", key, (batch, heads, None, depth), same, device)
+    positions, sites = base_key.shape[2], key.shape[2]
+    recorded = (batch, heads, positions, None)
+    require("overlay_attention", "base_value", base_value, recorded, same, device)
+    packed = (batch, heads, sites, base_value.shape[3])
+    require("overlay_attention", "value", value, packed, same, device)
+    require("overlay_attention", "bias", bias, (positions + sites,), (torch.float32,), device)
 
 
 def _steps(operands: list[Tensor]) -> tuple[int, list[int]]:

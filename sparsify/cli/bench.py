@@ -10,6 +10,7 @@ from rich.table import Table
 from ..config import SparsifyConfig
 from ..masks import centred_square
 from ..timing import interleaved, medians
+from ..words import size_of
 from . import options
 from .options import console, sparse_model
 
@@ -64,7 +65,7 @@ def command(
     console.print(_table(times, f"an edit of {share:.1%} of {size[0]}x{size[1]}, {ROUNDS} rounds"))
     console.print(
         f"MACs left: {report.share_left:.1%} of the dense model's; "
-        f"baseline: {baseline.nbytes / 2**20:.0f} MiB"
+        f"baseline: {size_of(baseline.nbytes)}"
     )
 
 

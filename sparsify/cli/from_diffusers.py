@@ -60,9 +60,12 @@ def _load(name: str, path: Path | None) -> Any:
         raise ModelError(f"{file} is not a configuration in JSON: name a config.json") from None
     if made_for != name:
         raise ModelError(f"{file} is of {made_for}: name diffusers:{made_for}:{path}")
-    if path.is_dir() and any(path.glob("diffusion_pytorch_model*")):
-        return kind.from_pretrained(path, local_files_only=True)
-    return kind.from_config(config)
+    try:
+        if path.is_dir() and any(path.glob("diffusion_pytorch_model*")):
+            return kind.from_pretrained(path, local_files_only=True)
+        return kind.from_config(config)
+    except Exception as error:  # diffusers does not check what it reads
+        raise ModelError(f"{file} makes no {name}: {error}") from error
 
 
 def _unet(model: Any, grids: Grids) -> Example:

@@ -9,6 +9,7 @@ from rich.table import Table
 from ..config import SparsifyConfig
 from ..masks import centred_square
 from ..report import Report
+from ..words import size_of
 from . import options
 from .options import console, sparse_model
 
@@ -31,14 +32,16 @@ def command(
     sparse, example = sparse_model(
         model, grid, policy=policy, dilate=dilate, dense_share=dense_share
     )
-    engine = sparse._engine
-    with console.status("capturing and rewriting"):
-        program = engine.program(engine.bind(example.args, example.kwargs))
-        sparse.plan(centred_square(program.grid, share))
+    with console.status("capturing, rewriting and recording"):
+        _, baseline = sparse.record(*example.args, **example.kwargs)
+        sparse.plan(centred_square(baseline.program.grid, share))
     report = sparse.report()
     console.print(report)
     console.print(_grids(report, share))
-    console.print(f"MACs left: {report.share_left:.1%} of the dense model's")
+    console.print(
+        f"MACs left: {report.share_left:.1%} of the dense model's; "
+        f"baseline: {size_of(baseline.nbytes)}"
+    )
 
 
 def _grids(report: Report, share: float) -> Table:

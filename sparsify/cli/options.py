@@ -23,7 +23,7 @@ def source(text: str) -> Source:
     """The model that ``text`` names; nothing is imported yet. Raises ``typer.BadParameter``."""
     kind, _, rest = text.partition(":")
     first, _, second = rest.partition(":")
-    if kind == "python" and first and second:
+    if kind == "python" and first and second and not first.startswith("."):
         return FromPython(first, second)
     if kind == "diffusers" and first:
         name, _, method = first.partition(".")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..codegen.errors import SignatureError
+from ..codegen.errors import SignatureError, SparsifyError
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -20,7 +20,7 @@ def is_picture(shape: tuple[int, ...]) -> bool:
 
 
 def read(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """float32 [1, C, H, W] in [0, 1], grey or RGB as ``shape`` says.
+    """float32 [1, C, H, W] in [0, 1], grey or RGB as ``shape`` says, turned as a camera noted.
 
     Raises :class:`SignatureError` for another size, and for what is no picture of 8 bits.
     """
@@ -29,8 +29,10 @@ def read(path: Path, shape: tuple[int, ...]) -> Tensor:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise SignatureError(f"{path} has more than 8 bits a channel: save it with 8")
-            pixels = np.array(image.convert(_MODES[channels]))
-    except OSError:
+            pixels = np.array(ImageOps.exif_transpose(image).convert(_MODES[channels]))
+    except Image.DecompressionBombError:
+        raise SignatureError(f"{path} has too many pixels: resize it") from None
+    except (OSError, ValueError, SyntaxError, EOFError):  # as PIL tells of damage
         raise SignatureError(f"{path} is not a picture that can be read: save it as PNG") from None
     if pixels.shape[:2] != (height, width):
         raise SignatureError(
@@ -41,8 +43,14 @@ def read(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def write(picture: Tensor, path: Path) -> None:
-    """``picture`` [1, C, H, W], cut to [0, 1], with 8 bits a channel."""
+    """``picture`` [1, C, H, W], cut to [0, 1], with 8 bits a channel.
+
+    Raises :class:`SparsifyError`.
+    """
     pixels = (picture[0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SparsifyError(f"{path} cannot be written ({reason}): name another file") from None

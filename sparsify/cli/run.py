@@ -39,7 +39,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _writable(path: Path) -> Path:
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise typer.BadParameter(f"{path.name!r} names no format of pictures: end it in .png")
     return path
 
@@ -146,7 +146,7 @@ def _tensor(pair: str, shape: tuple[int, ...]) -> Tensor:
             raise SignatureError(f"{pair}: give a number or a file.npy") from None
     try:
         array = torch.from_numpy(np.load(text))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:
         raise SignatureError(f"{pair} cannot be read: {error}: save it with numpy.save") from None
     if tuple(array.shape) != shape:
         raise SignatureError(
