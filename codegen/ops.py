@@ -273,7 +273,8 @@ def group_norm(
     shape = (-1, channels, *[1] * (x.dim() - 2))
 
     def averaged(sums: Tensor) -> Tensor:
-        return sums.unflatten(1, (groups, -1)).sum(2) / count
+        average: Tensor = sums.unflatten(1, (groups, -1)).sum(2) / count
+        return average
 
     mean = averaged(x.flatten(2).sum(2, dtype=wide))
     around = _per_channel(mean, channels).view(shape)
@@ -289,8 +290,9 @@ def _normalised(x: Tensor, around: Tensor, scale: Tensor, shift: Tensor | None) 
     """(x - around) * scale + shift, in the dtype of x."""
     parts = _blocks(x)
     if len(parts) == 1:
-        y = (x - around) * scale
-        return (y if shift is None else y + shift).to(x.dtype)
+        y: Tensor = (x - around) * scale
+        y = y if shift is None else y + shift
+        return y.to(x.dtype)
     out = torch.empty_like(x)
     for part, into in zip(parts, _blocks(out), strict=True):
         y = (part - around).mul_(scale)
@@ -304,7 +306,8 @@ def _blocks(x: Tensor) -> Sequence[Tensor]:
     is_traced = torch.compiler.is_compiling() or exporting()
     if x.device.type != "cpu" or is_traced or torch.is_grad_enabled():
         return (x,)
-    return x.split(max(1, _BLOCK_BYTES * x.shape[2] // max(1, x.nbytes)), 2)
+    parts: Sequence[Tensor] = x.split(max(1, _BLOCK_BYTES * x.shape[2] // max(1, x.nbytes)), 2)
+    return parts
 
 
 def _is_channels_last(x: Tensor) -> bool:

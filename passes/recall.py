@@ -61,14 +61,15 @@ class Recall:
 
     def _chain(self, value: Node) -> tuple[list[Node], tuple[Node, ...]]:
         """What has to be computed for ``value``, itself first, and of what."""
-        chain, leaves = [value], ()
+        chain, leaves = [value], list[Node]()
         for source in grid_sources(value):
             if self.is_remembered(source):
-                leaves = (*leaves, source)
+                leaves.append(source)
             else:
                 more, own = self._chain(source)
-                chain, leaves = chain + more, leaves + own
-        return chain, leaves
+                chain.extend(more)
+                leaves.extend(own)
+        return chain, tuple(leaves)
 
 
 def _fits(value: Node, leaves: tuple[Node, ...]) -> bool:

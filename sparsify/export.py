@@ -159,8 +159,11 @@ class _Exporter:
         """The graphs, in an order in which each can be exported; what nobody reads is left out."""
         graphs, made = self._sparse.graphs, self._made
         # There are no commits, so copies stay what they are copies of.
-        numbers = {kind: range(len(made[kind])) for kind in ("table", "baseline", "condition")}
-        numbers["baseline"] = graphs.copies
+        numbers: dict[str, Sequence[int]] = {
+            "table": range(len(made["table"])),
+            "baseline": graphs.copies,
+            "condition": range(len(made["condition"])),
+        }
         given = [f"{kind}.{i}" for kind, own in numbers.items() for i in own]
         results = {"output": tree_leaves(_results(graphs.update))}
         update = self._pure("update", graphs.update, [*self._inputs, *given], results)
