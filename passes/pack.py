@@ -170,7 +170,7 @@ class Packer:
 
     def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
         layout, rule = value.meta["layout"], find_rule(value)
-        if sites is not None and rule is not None and rule.geometry(value) and follows(value):
+        if sites is not None and rule is not None and follows(value) and rule.geometry(value):
             return rule.emit(value, Place(self, sites, False))  # what its source gives anywhere
         if own is None or sites is None or not layout.space.is_grid:
             return self._take(value, self.dense(value), sites)
