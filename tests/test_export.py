@@ -398,14 +398,15 @@ def test_loaded_folders_take_masks_as_people_have_them(loaded: Loaded) -> None:
         assert torch.equal(loaded.update(baseline, edited, step, mask=own)["sample"], want)
 
 
-def test_constants_of_the_call_are_kept(folder: Path, tmp_path: Path) -> None:
+def test_numbers_of_the_call_are_inputs(tmp_path: Path) -> None:
     sparse, (image, step) = tiny(), INPUTS
     sparse.export(tmp_path / "scaled", image, step, 2.0)
     loaded = sparsify.load(tmp_path / "scaled")
-    output, _ = loaded.record(image, step, 2.0)
-    assert_close(output, sparse.record(image, step, 2.0)[0], 1e-5)
-    with pytest.raises(SignatureError, match=r"scale is 3\.0 but 2\.0"):
-        loaded.record(image, step, 3.0)
+    for scale in (2.0, 3.0):
+        output, _ = loaded.record(image, step, scale)
+        assert_close(output, sparse.record(image, step, scale)[0], 1e-5)
+    with pytest.raises(SignatureError, match=r"scale is int64 \[\] but float64"):
+        loaded.record(image, step, 3)
 
 
 def test_what_belongs_to_another_folder(folder: Path, loaded: Loaded) -> None:

@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 import sparsify
-from sparsify import SessionError, SparseModule, program
+from sparsify import SessionError, SignatureError, SparseModule, program
 from tests.nets.base import C, conv
 
 X = torch.randn(1, C, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -159,3 +159,13 @@ def test_exports_take_numbers(tmp_path: Path) -> None:
         output, baseline = loaded.record(X, t)
         torch.testing.assert_close(output, model(X, t))
         torch.testing.assert_close(loaded.update(baseline, X, t, mask=MASK), output)
+
+
+@torch.no_grad()
+def test_exports_keep_constants(tmp_path: Path) -> None:
+    model = Timed(CONTROL["loop"])
+    wrapped(model).export(tmp_path / "net", X, 3)
+    loaded = sparsify.load(tmp_path / "net")
+    torch.testing.assert_close(loaded.record(X, 3)[0], model(X, 3))
+    with pytest.raises(SignatureError, match="t is 4 but 3"):
+        loaded.record(X, 4)
