@@ -35,7 +35,7 @@ def difference_mask(before: Picture, after: Picture, threshold: float = 1 / 255)
     """bool [H, W]: pixels of which some channel of some item differs by more than ``threshold``.
 
     ``before`` and ``after`` are [..., H, W] of one shape, tensors or NumPy arrays, or PIL images.
-    ``threshold`` is in the values' own units: by default it leaves out less than one level of
+    ``threshold`` is in the values' own units: by default it leaves out one level of
     pictures in 0..1, and nothing of integers and truth values, whose smallest step is 1. A pixel
     that is not a number counts as different. Raises :class:`MaskError` for other shapes, channels
     that come last, and a pair of floats and integers.
