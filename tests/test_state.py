@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from sparsify.codegen.kernels import checksum
 from sparsify.codegen.kernels.checksum import Memory
 from torch import Tensor, nn
 
 from sparsify import BaselineError, CaptureError, SparseModule, sparsify
+from sparsify.state import State
 from tests.small import corner
 
 
@@ -315,3 +318,82 @@ def test_refresh_makes_constants_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     edited = torch.where(corner(), 0.5, x)
     _, baseline = sparse.record(x)
     _assert_close(sparse.update(baseline, edited, mask=corner()), model(edited))
+
+
+class ScaledProcessor(AttnProcessor2_0):
+    """With a list of scales, as IP-Adapter's have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = [0.5]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs) * self.scale[0]
+
+
+@torch.no_grad()
+def test_adapters_and_processors() -> None:
+    """Of the real libraries, one after another: what each leaves is what the next one changes."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16,),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        mid_block_type=None,
+        cross_attention_dim=16,
+        attention_head_dim=8,
+    )
+    for name in "ab":
+        settings = {"init_lora_weights": False, "target_modules": ["to_q", "to_v", "conv1"]}
+        unet.add_adapter(peft.LoraConfig(r=2, lora_alpha=4, **settings), adapter_name=name)
+    unet.eval().set_adapters("a")
+    attention = unet.up_blocks[0].attentions[0].transformer_blocks[0].attn1
+    changes: list[list[Callable[[], object]]] = [
+        [lambda: unet.set_adapters("b"), lambda: unet.set_adapters("a", 0.2)],
+        [
+            unet.disable_adapters,
+            unet.enable_adapters,
+            lambda: unet.set_attn_processor(ScaledProcessor()),
+            lambda: attention.processor.scale.__setitem__(0, 2.0),
+            lambda: unet.enable_freeu(0.9, 0.2, 1.2, 1.4),
+        ],
+        [unet.fuse_lora, unet.unfuse_lora, lambda: unet.delete_adapters("a")],
+    ]
+    sparse = sparsify(unet, backend="eager", policy="exact")
+    x, *rest = torch.randn(1, 4, 8, 8), torch.tensor(5), torch.randn(1, 3, 16)
+    edited, mask = torch.where(corner(8), 0.5, x), corner(8)
+    _, baseline = sparse.record(x, *rest)
+    for several in changes:
+        for change in several:
+            state = State(unet)
+            assert state.change() is None
+            change()
+            assert state.change() is not None
+        with pytest.raises(BaselineError, match=r"the model's .* changed after .*: record again"):
+            sparse.update(baseline, x, *rest, mask=mask)
+        output, baseline = sparse.record(x, *rest)
+        _assert_close(output, unet(x, *rest))
+        _assert_close(sparse.update(baseline, edited, *rest, mask=mask), unet(edited, *rest))
+
+
+class Listed(nn.Module):
+    """A weight that no name of the model leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weights = nn.Conv2d(3, 16, 3, padding=1), [torch.randn(16, 16, 3, 3) / 12]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.first(x), self.weights[0], padding=1)
+
+
+def test_weights_beside_one_that_has_no_name() -> None:
+    torch.manual_seed(0)
+    model, x = Listed().eval(), torch.randn(1, 3, 16, 16)
+    sparse = sparsify(model, backend="eager", policy="exact")
+    require_noticed(model, sparse, lambda: model.first.weight.data.mul_(2), x)
+    require_noticed(model, sparse, lambda: model.weights[0].data.mul_(2), x)

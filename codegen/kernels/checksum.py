@@ -35,6 +35,7 @@ class Memory:
     """The memory of ``tensors``, strided ones, as long as none of them moves."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors  # or what is at their addresses may be another's
         in_cpp = _library() is not None
         host = [t for t in tensors if t.device.type == "cpu"]
         self._by_torch = [] if in_cpp else host
