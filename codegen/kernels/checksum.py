@@ -19,6 +19,7 @@ from torch import Tensor
 from . import native
 
 _PAGE = 512  # words
+_NORMED = (torch.float32, torch.float16, torch.bfloat16)
 _GOLDEN = -7046029254386353131  # its multiples are spread over all bits
 
 
@@ -51,11 +52,9 @@ class Memory:
 
     def whole(self) -> tuple[int | float, ...]:
         """Of all bytes; on other devices of the norms of floating-point tensors."""
-        norms = [t for t in self._away if t.dtype in (torch.float32, torch.float16, torch.bfloat16)]
-        others = [_digest(t, 1) for t in self._away if all(t is not norm for norm in norms)]
-        values: list[Tensor] = (
-            list(torch._foreach_norm(norms, dtype=torch.float32)) if norms else []
-        )
+        norms = [t for t in self._away if t.dtype in _NORMED]
+        values = torch._foreach_norm(norms, dtype=torch.float32) if norms else ()
+        others = [_digest(t, 1) for t in self._away if t.dtype not in _NORMED]
         return *self._host(whole=True), *_numbers(values), *_numbers(others)
 
     def _host(self, whole: bool) -> tuple[int, ...]:
@@ -76,7 +75,7 @@ def _elements(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in pairs)
 
 
-def _numbers(values: list[Tensor]) -> list[Any]:
+def _numbers(values: Sequence[Tensor]) -> list[Any]:
     """Of scalars of one dtype, waiting for their devices once each."""
     devices = dict.fromkeys(value.device for value in values)
     stacks = [torch.stack([v for v in values if v.device == device]) for device in devices]
@@ -86,12 +85,16 @@ def _numbers(values: list[Tensor]) -> list[Any]:
 @torch.no_grad()
 def _digest(tensor: Tensor, step: int) -> Tensor:
     """int64 scalar: every ``step``-th word times an odd number of its own, summed modulo 2^64."""
-    count = _elements(tensor)
-    flat = tensor.detach().as_strided((count,), (1,), tensor.storage_offset()).clone()
-    content = flat.view(torch.uint8)
-    padded = torch.nn.functional.pad(content, (0, -len(content) % 8))
-    words = padded.view(torch.int64)
+    size = _elements(tensor) * tensor.element_size()
+    start = tensor.storage_offset() * tensor.element_size()
+    content = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    content.set_(tensor.untyped_storage(), start, (size,))  # type: ignore[call-overload]
+    content = content.clone() if start % 8 else content
+    body, rest = content.split([size - size % 8, size % 8])
+    words = body.view(torch.int64)
     words = words if len(words) <= 4 * _PAGE else words[::step]
+    last = torch.nn.functional.pad(rest, (0, -len(rest) % 8)).view(torch.int64)
+    words = torch.cat([words, last])
     positions = torch.arange(1, len(words) + 1, device=words.device) * _GOLDEN | 1
     # The shift spreads signs, which the sum alone would cancel in pairs.
     return ((words ^ (words >> 29)) * positions).sum()
