@@ -40,7 +40,7 @@ OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
-	@echo "make test       lint, types and tests"
+	@echo "make test       lint, types and tests; HYPOTHESIS_SEED=n draws the examples of a run anew"
 	@echo "make bench      dense against update on the CPU, six networks -> docs/benchmarks (hours;"
 	@echo "                goes on where it stopped); NETWORKS=\"NAME ...\" chooses, BENCH=\"--nodes"
 	@echo "                --again --rounds 9\" are its options"

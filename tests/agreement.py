@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -150,15 +151,22 @@ def fixed_errors(example: Example, *chosen: Tensor, **new: Tensor) -> tuple[Erro
     return worst.errors, sparse.report()
 
 
-def assert_right(example: Example) -> Report:
-    """Both policies, from one capture, which takes most of the time; the report of "fixed"."""
-    call = bind(example.model, (), example.inputs)
-    captured = capture(example.model, call.args, call.kwargs)
+@contextmanager
+def captured_once(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[None]:
+    """Inside, ``model`` is captured no more, which takes most of the time: for one signature."""
+    captured = capture(model, args, kwargs)
 
-    def copied(*_: Any) -> Captured:
+    def copied(*_: Any, **__: Any) -> Captured:
         return replace(captured, module=deepcopy(captured.module))
 
     with patch("sparsify.program.capture", copied):
+        yield
+
+
+def assert_right(example: Example) -> Report:
+    """Both policies, from one capture; the report of "fixed"."""
+    call = bind(example.model, (), example.inputs)
+    with captured_once(example.model, *call.args, **call.kwargs):
         assert not above(exact_errors(example), ALLOWED)
         errors, report = fixed_errors(example)
         assert not above(errors, ALLOWED)

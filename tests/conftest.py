@@ -1,18 +1,40 @@
-"""Settings of all tests: one thread, and the hypothesis profiles."""
+"""Settings of all tests: one thread, the hypothesis profiles, and a seed for each run."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, core, settings
 
 torch.set_num_threads(1)
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile(
-    "ci", derandomize=True, deadline=None, max_examples=60, suppress_health_check=_SLOW
+    "ci", deadline=None, max_examples=60, print_blob=True, suppress_health_check=_SLOW
 )
 # For a night: pytest tests/test_laws.py --hypothesis-profile=deep
-settings.register_profile(
-    "deep", deadline=None, max_examples=2000, print_blob=True, suppress_health_check=_SLOW
-)
+settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)
 settings.load_profile("ci")
+
+
+# -- the seed: each run draws other examples, and says how to draw them again --------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """``--hypothesis-seed``, else ``HYPOTHESIS_SEED``, else a new one. Workers of xdist, and tests
+    that run in a process of their own, inherit it."""
+    given = config.getoption("--hypothesis-seed") or os.environ.get("HYPOTHESIS_SEED")
+    core.global_force_seed = int(given or int.from_bytes(os.urandom(4), "big"))
+    os.environ["HYPOTHESIS_SEED"] = str(core.global_force_seed)
+
+
+def pytest_report_header() -> str:
+    return f"random examples: --hypothesis-seed={core.global_force_seed}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Also of quiet runs, which have no header."""
+    terminalreporter.write_line(pytest_report_header())

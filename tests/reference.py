@@ -1,4 +1,9 @@
-"""What an update has to give, made without the compiler's tables."""
+"""What an update has to give, made without the compiler's analysis and tables.
+
+Of the compiler it takes the canonical graph, and two bits for each of its nodes: whether an update
+computes it whole, and whether it comes from its sources alone. That is the compiler's to choose;
+what follows from it is not.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +13,17 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from sparsify.passes.analyze import AnalyzeLayout
-from sparsify.passes.arrange import Arrange
-from sparsify.passes.canonicalize import Canonicalize
-from sparsify.passes.capture import capture
-from sparsify.passes.layout import Layout
-from sparsify.passes.masks import PropagateMasks
-from sparsify.passes.oracle import Baseline, Oracle
-from sparsify.passes.recompute import can_recompute, grid_sources
-from sparsify.passes.rules import find_rule
+from sparsify.codegen import ops
+from sparsify.passes.recompute import follows
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
+from sparsify import SparseModule
+from tests.arrangement import Arrangements
 from tests.networks import Arguments, Recipe
 
+aten = torch.ops.aten
 Norm = Literal["updated", "baseline"]
 
 
@@ -44,19 +45,22 @@ FIXED = st.builds(
 
 
 class Reference:
-    """The oracle on a graph of its own, with masks made without the compiler's tables."""
+    """The contract on the graph that ``sparse`` made of the network: which entries belong to
+    which site is found by trying (:mod:`tests.arrangement`), the masks by pooling."""
 
-    def __init__(self, recipe: Recipe, fixed: Fixed) -> None:
+    def __init__(self, sparse: SparseModule, recipe: Recipe, fixed: Fixed) -> None:
         self.fixed = fixed
-        self.module = capture(recipe.build(), recipe.inputs(), {}).module
-        layouts = (Layout.image(recipe.inputs()[0].shape), None, None)
-        analyze = AnalyzeLayout(layouts)
-        for step in (Canonicalize(), Arrange(analyze), analyze):
-            self.module = step(self.module)
-        nodes = [node for node in self.module.graph.nodes if node.op != "output"]
-        policy = PropagateMasks(recipe.grid, dilate=fixed.dilate, dense_share=fixed.dense_share)
-        self._dense_grids = policy.dense_grids(nodes)
-        self._nodes = nodes
+        self.module = sparse.graphs(*recipe.inputs()).dense
+        joint = sparse.record(*recipe.inputs())[1].program.joint
+        self._following = {node.name for node in joint.graph.nodes if _follows(node)}
+        nodes = list(self.module.graph.nodes)
+        run = Arrangements(self.module, nodes[0])
+        with torch.no_grad():
+            run.run(*recipe.inputs())
+        packed = [node for node in nodes if isinstance(node.meta.get("mask"), Node)]
+        lost = [node for node in packed if node not in run.found]
+        assert not lost, f"updated in part, but on no grid: {lost}"
+        self._packed = {node: run.found[node] for node in packed}
         self._wraps = self._wrapped(0), self._wrapped(1)
 
     def widened(self, mask: Tensor) -> Tensor:
@@ -66,79 +70,114 @@ class Reference:
     def _wrapped(self, axis: int) -> bool:
         """Is a map on a grid padded circularly along this axis?"""
         return any(
-            node.target is torch.ops.aten.pad.default
+            node.target is aten.pad.default
             and node.args[2:3] == ("circular",)
-            and isinstance(layout := node.meta["layout"], Layout)
-            and layout.packable
             and any(node.args[1][2 * (1 - axis) :][:2])
-            for node in self._nodes
+            for node in self._packed
         )
 
     def masks(self, mask: Tensor) -> dict[Node, Tensor]:
         """The active mask of every node that is not computed whole."""
         wide = self.widened(mask).double()[None]
         masks: dict[Node, Tensor] = {}
-        for node in self._nodes:
-            layout = node.meta["layout"]
-            if not isinstance(layout, Layout) or not layout.packable:
-                continue
-            if layout.grid in self._dense_grids:
-                continue
-            pooled = F.adaptive_max_pool2d(wide, layout.grid)[0] > 0
-            if self._follows(node) and all(source in masks for source in grid_sources(node)):
-                masks[node] = _behind(node, masks, pooled, wide)
-                continue
-            is_pad = node.target is torch.ops.aten.pad.default and layout.is_image
-            before = masks.get(node.args[0]) if is_pad else None
-            if before is not None:
+        for node, arrangement in self._packed.items():
+            before = masks.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+            pooled = F.adaptive_max_pool2d(wide, arrangement.grid)[0] > 0
+            if before is not None and _copies(node):
+                masks[node] = before
+            elif node.name in self._following:
+                masks[node] = self._behind(node, masks, pooled, wide)
+            elif before is not None and node.target is aten.pad.default and arrangement.is_image:
                 masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
             else:
                 masks[node] = pooled
         return masks
 
-    def _follows(self, node: Node) -> bool:
-        rule = find_rule(node)
-        return rule is not None and rule.cheap and can_recompute(node)
+    def _behind(
+        self, node: Node, masks: dict[Node, Tensor], pooled: Tensor, wide: Tensor
+    ) -> Tensor:
+        """The sites of what comes from its sources alone: those that read an active one."""
+        found = torch.zeros_like(pooled)
+        for source in (arg for arg in node.all_input_nodes if arg in masks):
+            mask, grid = masks[source], self._packed[source].grid
+            if tuple(mask.shape) == tuple(pooled.shape):
+                found |= mask
+                continue
+            of_grid = torch.equal(mask, F.adaptive_max_pool2d(wide, grid)[0] > 0)
+            if of_grid and all(a % b == 0 for a, b in zip(grid, pooled.shape, strict=True)):
+                found |= pooled
+            else:
+                image: Any = node.target(mask.double()[None, None], *node.args[1:], **node.kwargs)
+                found |= image[0, 0] > 0
+        return found
+
+    def active(self, mask: Tensor) -> dict[Node, Tensor]:
+        """The entries that an update computes, of every node that is not computed whole."""
+        return {node: self._packed[node].active(own) for node, own in self.masks(mask).items()}
 
     def update(self, before: Arguments, after: Arguments, mask: Tensor) -> Any:
         """The contract, spelt out."""
         return self.commit(self.record(before), after, mask)[0]
 
+    @torch.no_grad()
     def record(self, inputs: Arguments) -> dict[Node, Any]:
         """Every value by node."""
-        baseline = Baseline(self.module)
+        baseline = Interpreter(self.module, garbage_collect_values=False)
         baseline.run(*inputs)
         return baseline.env
 
+    @torch.no_grad()
     def commit(
         self, values: dict[Node, Any], after: Arguments, mask: Tensor
     ) -> tuple[Any, dict[Node, Any]]:
         """The output, and every value of the edited run."""
-        oracle = Oracle(self.module, values, self.masks(mask), self.fixed.norm)
-        return oracle.run(*after), oracle.env
+        contract = Contract(self.module, values, self.active(mask), self.fixed.norm)
+        return contract.run(*after), contract.env
 
     def active_outputs(self, mask: Tensor) -> list[Tensor | None]:
-        """Per output the sites that an update may change, broadcast to its shape; None: all."""
-        masks = self.masks(mask)
-        outputs = tree_leaves(self.module.graph.output_node().args[0])
-        return [_on_axes(node, masks[node]) if node in masks else None for node in outputs]
+        """Per output the entries that an update may change; None: all."""
+        active = self.active(mask)
+        return [active.get(node) for node in tree_leaves(self.module.graph.output_node().args[0])]
 
 
-def _behind(node: Node, masks: dict[Node, Tensor], pooled: Tensor, wide: Tensor) -> Tensor:
-    """The sites of what comes from its sources alone: those that read an active one."""
-    found = torch.zeros_like(pooled)
-    for source in grid_sources(node):
-        mask, grid = masks[source], source.meta["layout"].grid
-        if tuple(mask.shape) == tuple(pooled.shape):
-            found |= mask
-            continue
-        of_grid = torch.equal(mask, F.adaptive_max_pool2d(wide, grid)[0] > 0)
-        if of_grid and all(a % b == 0 for a, b in zip(grid, pooled.shape, strict=True)):
-            found |= pooled
-        else:
-            image: Any = node.target(mask.double()[None, None], *node.args[1:], **node.kwargs)
-            found |= image[0, 0] > 0
-    return found
+class Contract(Interpreter):
+    """``active`` entries of every node are computed from the values of its operands; the others
+    are the baseline's."""
+
+    def __init__(
+        self, module: GraphModule, baseline: dict[Node, Any], active: dict[Node, Tensor], norm: Norm
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self._baseline, self._active, self._norm = baseline, active, norm
+
+    def run_node(self, n: Node) -> Any:
+        new = super().run_node(n)
+        if n not in self._active or n.op == "output":
+            return new
+        inside, old = self._active[n], self._baseline[n]
+        if n.target is not ops.group_norm:
+            return torch.where(inside, new, old)
+        if self._norm == "baseline":
+            return (torch.where(inside, self._normed_as_before(n), old[0]), *old[1:])
+        return (torch.where(inside, new[0], old[0]), *new[1:])
+
+    def _normed_as_before(self, n: Node) -> Tensor:
+        """With the mean and deviation of the baseline."""
+        x, weight, bias = self.map_nodes_to_values(n.args[:3], n)  # type: ignore[misc]
+        _, mean, rstd = (part.flatten()[:, None] for part in self._baseline[n])
+        y = ((x.reshape(mean.shape[0], -1) - mean) * rstd).view_as(x)
+        sizes = (-1, *[1] * (x.dim() - 2))
+        y = y if weight is None else y * weight.view(sizes)
+        return y if bias is None else y + bias.view(sizes)
+
+
+def _copies(node: Node) -> bool:
+    """Added for the order of the strides alone, not a node of the model."""
+    return node.target in ("contiguous", ops.contiguous)
+
+
+def _follows(node: Node) -> bool:
+    return isinstance(node.meta.get("mask"), Node) and follows(node)
 
 
 def _dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool]) -> Tensor:
@@ -151,16 +190,3 @@ def _dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool]) -> Tensor:
         )
         wide[torch.tensor(rows)[:, None], columns] = True
     return wide
-
-
-def _on_axes(node: Node, mask: Tensor) -> Tensor:
-    layout: Layout = node.meta["layout"]
-    space, at = layout.space, layout.site_dim
-    beside = [torch.ones(size, dtype=torch.bool) for size in (space.before, space.after)]
-    line = torch.cat([beside[0], mask.flatten().repeat(space.outer), beside[1]])
-    after = len(layout.dims) - at - (1 if layout.merged else 2)
-    return (
-        line.reshape(-1, *[1] * after)
-        .expand(*layout.shape[:at], -1, *layout.shape[len(layout.dims) - after :])
-        .reshape(layout.shape)
-    )

@@ -83,8 +83,10 @@ def agrees_with_the_oracle(
 ) -> None:
     """For edits, and for other conditions, which ``static`` has to follow."""
     options = {"backend": "eager", "dense_share": 0.0, **vars(fixed)}
-    before, reference = recipe.inputs(), Reference(recipe, fixed)
-    sparsify.sparsify(recipe.build(), **options).export(path, *before, format=format)
+    before = recipe.inputs()
+    sparse = sparsify.sparsify(recipe.build(), **options)
+    reference = Reference(sparse, recipe, fixed)
+    sparse.export(path, *before, format=format)
     loaded = sparsify.load(path)
     _, baseline = loaded.record(*before)
     allowed = tolerance(recipe, before, recipe.inputs(1))

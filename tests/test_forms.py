@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sparsify.passes.canonicalize import Canonicalize
 from sparsify.passes.capture import capture
@@ -169,6 +169,7 @@ def test_patches_lie_on_the_coarse_grid(function: Function) -> None:
     assert not sparse.report().fallbacks
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(
     kernel=st.tuples(*[st.integers(1, 3)] * 3),
     stride=st.tuples(*[st.integers(1, 2)] * 3),

@@ -12,6 +12,7 @@ from benchmarks.networks import Network, full, small
 from sparsify import sparsify
 from sparsify.masks import centred_square
 from sparsify.signature import bind
+from tests.agreement import captured_once
 
 NAMES = sorted(small())
 SHARES = (0.01, 0.3)
@@ -34,12 +35,17 @@ def first(output: object) -> Tensor:
     return tree_leaves(output)[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "norm"), [*((n, "updated") for n in NAMES), ("terrain", "baseline")]
-)
-def test_fixed_update_equals_oracle(name: str, norm: str) -> None:
-    network = small()[name]
-    model, args, kwargs = built(network)
+@pytest.mark.parametrize("name", NAMES)
+def test_updates_are_right(name: str) -> None:
+    """Policy "fixed" against the oracle, "exact" against the dense run; one capture for all."""
+    model, args, kwargs = built(small()[name])
+    with captured_once(model, *args, **kwargs):
+        for norm in ("updated", "baseline") if name == "terrain" else ("updated",):
+            fixed_equals_oracle(model, args, kwargs, norm)
+        exact_equals_dense(model, args, kwargs)
+
+
+def fixed_equals_oracle(model: torch.nn.Module, args: tuple, kwargs: dict, norm: str) -> None:
     sparse = sparsify(model, backend="eager", dilate=1, norm=norm)
     output, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
@@ -53,10 +59,7 @@ def test_fixed_update_equals_oracle(name: str, norm: str) -> None:
         assert relative(first(update), first(oracle(baseline, plan, *leaves))) <= 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_exact_update_equals_dense(name: str) -> None:
-    network = small()[name]
-    model, args, kwargs = built(network)
+def exact_equals_dense(model: torch.nn.Module, args: tuple, kwargs: dict) -> None:
     sparse = sparsify(model, backend="eager", policy="exact")
     _, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
@@ -67,7 +70,8 @@ def test_exact_update_equals_dense(name: str) -> None:
         assert relative(first(sparse.update(baseline, *new, mask=mask, **kwargs)), dense) <= 1e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Stable Diffusion XL is built of the blocks of 1.5, ten to a place: half a minute of capture.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "stable-diffusion-xl"])
 def test_published_configuration_is_packed(name: str) -> None:
     """Shapes alone decide, so the full size is captured without memory for its weights."""
     network = full()[name]

@@ -13,7 +13,7 @@ from sparsify import Baseline, Plan, Session, SessionError, SparseModule, Sparsi
 from sparsify.signature import Call, bind
 from tests.small import corner, small_inputs, small_unet
 
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 8, 3.0
 
 
 def sample(
