@@ -65,6 +65,11 @@ def truth(like: Tensor, value: bool) -> Tensor:
     return torch.full((), value, dtype=torch.bool, device=like.device)
 
 
+def of_one_run(is_one_run: Tensor, made: Tensor, kept: Tensor) -> Tensor:
+    """A recorded value: recomputed while all sites are of one run, and else what was kept of it."""
+    return torch.where(is_one_run, made, kept)
+
+
 def every_site(count: int, device: torch.device) -> Tensor:
     """The positions of an axis of ``count`` sites."""
     return torch.arange(count, device=device)

@@ -237,7 +237,7 @@ class Packer:
         made = rule.emit(value, Place(self, sites, True, value))
         parts = [self.baseline_at(leaf, sites, value) for leaf in leaves]
         kept = parts[0] if len(parts) == 1 else self.update(ops.concat_channels, parts)
-        return self.update(aten.where.self, self._is_one_run(), made, kept)
+        return self.update(ops.of_one_run, self._is_one_run(), made, kept)
 
     def _leaf(self, anchor: Node, leaf: Node) -> Node:
         """The remembered ``leaf``, in whose place ``anchor`` stands after a commit."""

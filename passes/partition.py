@@ -20,8 +20,9 @@ class ThreeGraphs:
 
     record ``(*inputs) -> (outputs, baseline values, conditions)``; dense ``(*inputs) -> outputs``
     is the model alone, for edits too large to gain from a baseline; plan ``(mask) -> (tables,
-    masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit
-    takes the same and returns ``(outputs, new baseline values)``. *Conditions* are what no edit
+    masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit and
+    again take the same: commit returns ``(outputs, new baseline values)``, and again is the
+    update from such values, whose sites are of several runs. *Conditions* are what no edit
     reaches (embeddings of time and text); static ``(*inputs, *baseline values) -> conditions``
     makes them anew when those inputs are not the recorded ones, of the recorded noise.
     """
@@ -31,6 +32,8 @@ class ThreeGraphs:
     plan: GraphModule
     static: GraphModule
     update: GraphModule
+    again: GraphModule
+    """The update itself, where nothing that it recomputes hangs on the run."""
     commit: GraphModule
     dynamic: tuple[bool, ...]
     """Per table: is its first size a number of active sites?"""
@@ -45,6 +48,11 @@ class ThreeGraphs:
     """Per baseline value: which of its rows an update reads."""
     most_rows: int | None = None
     """Of a table, for any mask; None where shapes were not propagated."""
+
+    @property
+    def updates(self) -> tuple[GraphModule, ...]:
+        """What computes at active sites, each once."""
+        return tuple(dict.fromkeys((self.update, self.again, self.commit)))
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Partition:
         outputs = module.graph.output_node().args[0]
         new_inputs = [edited[n] for n in inputs]
         arguments = [*new_inputs, *tables, *baseline, *static]
-        update = _extract(module, arguments, packed.outputs, "Update")
-        given = update.graph.find_nodes(op="placeholder")[len(inputs) :]
+        again = _extract(module, arguments, packed.outputs, "Again")
+        given = again.graph.find_nodes(op="placeholder")[len(inputs) :]
         remembered = given[len(tables) : len(tables) + len(baseline)]
         recorded = [_itself(node) for node in baseline]
         reads = find_reads(remembered, given[: len(tables)])
@@ -76,7 +84,8 @@ class Partition:
             dense=_extract(module, inputs, outputs, "Dense"),
             plan=_extract(module, mask, (tables, masks), "Plan"),
             static=_extract(module, [*new_inputs, *baseline], static, "Static"),
-            update=update,
+            update=_of_one_run(again),
+            again=again,
             commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
             dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
             mask_names=tuple(n.name for n in masks),
@@ -87,6 +96,21 @@ class Partition:
                 None if node in drawn else read for node, read in zip(baseline, reads, strict=True)
             ),
         )
+
+
+def _of_one_run(again: GraphModule) -> GraphModule:
+    """The update from a recorded run: what it recomputes is right for all sites."""
+    graph = Graph()
+    graph.output(graph.graph_copy(again.graph, {}))
+    choices = [n for n in graph.nodes if n.target is ops.of_one_run]
+    if not choices:
+        return again
+    for node in choices:
+        node.replace_all_uses_with(node.args[1])
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    update = GraphModule(again, graph, class_name="Update")
+    update.eval()
+    return update
 
 
 def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:

@@ -44,12 +44,13 @@ class Pipeline:
         graphs = Partition()(module)
         if self.fuse is not None:
             graphs = replace(graphs, most_rows=propagate_shapes(graphs, self.masks.grid))
-            for update in (graphs.update, graphs.commit):
+            for update in graphs.updates:
                 self.fuse(update)
         if self.order is not None:
             for dense in (graphs.record, graphs.dense):
                 self.order(dense)
         for remembered in (graphs.record, graphs.dense, graphs.static, graphs.commit):
             Contiguous(results=True)(remembered)
-        Contiguous(results=False)(graphs.update)
+        for update in dict.fromkeys((graphs.update, graphs.again)):
+            Contiguous(results=False)(update)
         return graphs

@@ -25,7 +25,7 @@ def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
         given = [_like(table, _device(inputs)) for table in tables]
         _, kept, conditions = graphs.record(*inputs)
         arguments = (*inputs, *given, *kept, *conditions)
-        for module in (graphs.update, graphs.commit):
+        for module in graphs.updates:
             _Noting(module).run(*arguments)
     return max((len(table) for table in tables), default=1)
 

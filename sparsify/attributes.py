@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import types
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-_UNREAD = frozenset(  # by any forward
+_UNREAD = frozenset(  # by any forward, or changed only with what is read
     {
         "_backward_hooks",
         "_backward_pre_hooks",
+        "_forward_hooks_always_called",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_is_full_backward_hook",
         "_load_state_dict_post_hooks",
         "_load_state_dict_pre_hooks",
+        "_non_persistent_buffers_set",
         "_state_dict_hooks",
         "_state_dict_pre_hooks",
     }
@@ -78,13 +83,15 @@ class Attributes:
             self._record(whole, path)  # which finds more
             for whole, path in zip(self._objects, self._paths, strict=False)
         ]
-        self._types = list(map(type, self._objects))
-        own = [vars(whole) for whole in self._objects if hasattr(whole, "__dict__")]
-        self._dicts = own + [whole for whole in self._objects if isinstance(whole, dict)]
+        walked = [whole for whole in self._objects if hasattr(whole, "__dict__")]
+        dicts = [*map(vars, walked), *(w for w in self._objects if isinstance(w, dict))]
+        self._walked, self._types = walked, list(map(type, walked))
         self._others = [w for w in self._objects if isinstance(w, list | set | deque)]
-        self._lengths = list(map(len, chain(self._dicts, self._others)))
-        self._keys = list(chain.from_iterable(self._dicts))
-        self._values = list(chain.from_iterable(map(dict.values, self._dicts)))
+        self._sized = [*dicts, *self._others]
+        self._lengths = list(map(len, self._sized))
+        # As many entries, and all known keys among them: so there are no others.
+        self._getters = [(_getter(held), held) for held in dicts if held]
+        self._values = [v for getter, held in self._getters for v in getter(held)]
         self._items = list(chain.from_iterable(self._others))
 
     @property
@@ -94,17 +101,18 @@ class Attributes:
 
     def unchanged(self) -> bool:
         """Does everything hold the very objects that it held?"""
-        dicts, others = self._dicts, self._others
         try:
             return (
-                list(map(len, chain(dicts, others))) == self._lengths
-                and all(map(is_, map(type, self._objects), self._types))
-                and all(map(is_, chain.from_iterable(dicts), self._keys))
-                and all(map(is_, chain.from_iterable(map(dict.values, dicts)), self._values))
-                and all(map(is_, chain.from_iterable(others), self._items))
+                list(map(len, self._sized)) == self._lengths
+                and all(map(is_, map(type, self._walked), self._types))
+                and all(map(is_, chain.from_iterable(self._held()), self._values))
+                and all(map(is_, chain.from_iterable(self._others), self._items))
             )
-        except RuntimeError:  # another thread changes a size meanwhile
+        except (KeyError, RuntimeError):  # another thread changes a size meanwhile
             return False
+
+    def _held(self) -> list[tuple[Any, ...]]:
+        return [getter(held) for getter, held in self._getters]
 
     def difference(self, now: Attributes) -> str | None:
         """The first attribute that has another value ``now``; contents of tensors aside."""
@@ -165,6 +173,12 @@ class Attributes:
             self._objects.append(whole)
             self._paths.append(path)
         return _Part(self._numbers[id(whole)])
+
+
+def _getter(held: dict[Any, Any]) -> Callable[[dict[Any, Any]], tuple[Any, ...]]:
+    """What reads all values that a forward may read, at once."""
+    keys = [key for key in held if key not in _UNREAD] or list(held)
+    return itemgetter(*keys, keys[0])  # two or more, for which it gives a tuple
 
 
 def _has_attributes(value: Any) -> bool:

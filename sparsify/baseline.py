@@ -112,6 +112,8 @@ class Baseline:
     weights: Weights
     items: list[Baseline] = field(default_factory=list)
     """One for each item of the batch, once items have masks of their own."""
+    is_one_run: bool = True
+    """All sites are of the recorded run: nothing was committed since."""
     restricted_to: Tensor | None = None
     """The only mask that it still serves, on the host."""
 

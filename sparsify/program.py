@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -31,6 +32,7 @@ from .passes.fuse import Fuse
 from .passes.layout import Grid
 from .passes.masks import PropagateMasks
 from .passes.pack import Pack
+from .passes.partition import ThreeGraphs
 from .passes.pipeline import Pipeline
 from .passes.verify import Inspect
 from .plan import Plan, Tables
@@ -39,7 +41,7 @@ from .state import State, Weights
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-Stage = Literal["record", "dense", "static", "update", "commit"]
+Stage = Literal["record", "dense", "static", "update", "again", "commit"]
 
 
 def _as_captured(method: Function) -> Function:
@@ -96,19 +98,7 @@ class Program:
         )
         self.graphs = pipeline(self.joint, Inspect.from_environment())
         graphs = self.graphs
-        self._update, self._static = Emitted(graphs.update), Emitted(graphs.static)
-        self._dense = Emitted(graphs.dense)
-        if config.backend == "inductor":
-            sizes = [len(call.leaves) + i for i, d in enumerate(graphs.dynamic) if d]
-            options = CUDA_OPTIONS if on_cuda else None
-            self._update = Compiled(graphs.update, sizes, graphs.most_rows, options)
-            # At the first large edit; frozen where that was measured to pay: a tenth, on CPUs.
-            self._dense = Compiled(graphs.dense, (), name="dense model", frozen=not on_cuda)
-            if on_cuda:
-                given = len(call.leaves)
-                self._update = OnCuda(self._update, given)
-                self._static = OnCuda(self._static, given)
-                self._dense = OnCuda(self._dense, given)
+        self._emitted = _emitted(graphs, config, len(call.leaves), on_cuda)
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the name of the recorded value's node."""
         self._large = LargeEdits(self.graphs.dense, config.dense_above)
@@ -199,12 +189,14 @@ class Program:
         inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
         held = {condition.untyped_storage().data_ptr() for condition in conditions}
         if not commit:
-            outputs = [_own(value, held) for value in self._run("update", *inputs)]
+            stage: Stage = "update" if baseline.is_one_run else "again"
+            outputs = [_own(value, held) for value in self._run(stage, *inputs)]
             return tree_unflatten(outputs, self.output_spec), None
         outputs, values = self._run("commit", *inputs)
         outputs = [_own(value, held) for value in outputs]
         leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
-        return self._remembered(leaves, outputs, (values, conditions), weights)
+        _, new = self._remembered(leaves, outputs, (values, conditions), weights)
+        return tree_unflatten(outputs, self.output_spec), replace(new, is_one_run=False)
 
     def _update_densely(
         self,
@@ -248,13 +240,13 @@ class Program:
     @_as_captured
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
-        if not self._update.source:
+        if not self._emitted["update"].source:
             call = self.own(call)
             _, baseline = self.record(call)
             tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool, device="cpu"))
             sent = [_sent(table, self.device) for table in tables]
             self._run("update", *call.leaves, *sent, *baseline.expanded(), *baseline.conditions)
-        return self._update.source
+        return self._emitted["update"].source
 
     def require_current(self, baseline: Baseline) -> Weights:
         """Raises :class:`BaselineError` if the model is not the recorded one any more."""
@@ -296,10 +288,7 @@ class Program:
         return ProgramKey(self.signature, self.ambient, self.config, digest)
 
     def _run(self, name: Stage, *inputs: Any) -> Any:
-        # Recording and committing happen once a picture: compiling takes minutes and would
-        # seldom pay.
-        emitted = {"update": self._update, "static": self._static, "dense": self._dense}
-        return emitted.get(name, getattr(self.graphs, name))(*inputs)
+        return self._emitted.get(name, getattr(self.graphs, name))(*inputs)
 
     @property
     def is_stale(self) -> bool:
@@ -321,16 +310,39 @@ class Program:
         if current == self._folded_for:
             return
         graphs = self.graphs
-        made = graphs.record, graphs.dense, graphs.static, graphs.update, graphs.commit
+        made = graphs.record, graphs.dense, graphs.static, *graphs.updates
         for fold in graphs.folds:
             value = fold(self.joint)
             for graph in made:
                 if hasattr(graph, fold.name):
                     setattr(graph, fold.name, value)
         self._folded_for = current
-        self._update.forget()
-        self._static.forget()
-        self._dense.forget()
+        for emitted in self._emitted.values():
+            emitted.forget()
+
+
+def _emitted(
+    graphs: ThreeGraphs, config: SparsifyConfig, given: int, on_cuda: bool
+) -> dict[str, Emitted]:
+    """What runs often, by stage; of ``given`` inputs of a call.
+
+    Recording and committing happen once a picture: compiling them would seldom pay.
+    """
+    stages: dict[str, Emitted] = {
+        name: Emitted(getattr(graphs, name)) for name in ("update", "again", "static", "dense")
+    }
+    if config.backend == "inductor":
+        sizes = [given + index for index, grows in enumerate(graphs.dynamic) if grows]
+        options = CUDA_OPTIONS if on_cuda else None
+        for name in ("update", "again"):
+            stages[name] = Compiled(getattr(graphs, name), sizes, graphs.most_rows, options)
+        # At the first large edit; frozen where that was measured to pay: a tenth, on CPUs.
+        stages["dense"] = Compiled(graphs.dense, (), name="dense model", frozen=not on_cuda)
+        if on_cuda:
+            stages = {name: OnCuda(emitted, given) for name, emitted in stages.items()}
+    if graphs.again is graphs.update:
+        stages["again"] = stages["update"]
+    return stages
 
 
 def has_kernels(device: torch.device) -> bool:

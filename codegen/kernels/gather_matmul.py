@@ -64,9 +64,11 @@ def _checked_width(
     rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None
 ) -> int:
     """Columns of the result, once everything is what C++ takes it for."""
-    require("gather_matmul", "rows", rows, (None, None, None), _FLOATS, _HERE)
-    require("gather_matmul", "kernel_map", kernel_map, (None, None), _NUMBERS, _HERE)
-    require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
+    if not _all_fit(rows, kernel_map, weight, bias):
+        require("gather_matmul", "rows", rows, (None, None, None), _FLOATS, _HERE)
+        require("gather_matmul", "kernel_map", kernel_map, (None, None), _NUMBERS, _HERE)
+        require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
+        require("gather_matmul", "bias", bias, (None,), _FLOATS, _HERE)
     depth = rows.shape[2] * (1 if kernel_map is None else kernel_map.shape[1])
     width = len(weight) // depth if depth else 0
     if width * depth != len(weight) or width % _COLUMNS:
@@ -74,5 +76,17 @@ def _checked_width(
             f"gather_matmul: weight has {len(weight)} numbers, which is no width that "
             f"{_COLUMNS} divides for {depth} taps times channels: arrange it for these rows"
         )
-    require("gather_matmul", "bias", bias, (width,), _FLOATS, _HERE)
+    if bias is not None and len(bias) != width:
+        require("gather_matmul", "bias", bias, (width,), _FLOATS, _HERE)
     return width
+
+
+def _all_fit(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> bool:
+    """In a microsecond, which is a hundredth of the smallest launches."""
+    floats = [(rows, 3), (weight, 1)] if bias is None else [(rows, 3), (weight, 1), (bias, 1)]
+    for operand, dim in floats:
+        if operand.dtype is not torch.float32 or not operand.is_cpu or operand.dim() != dim:
+            return False
+    if kernel_map is None:
+        return True
+    return kernel_map.dtype is torch.int64 and kernel_map.is_cpu and kernel_map.dim() == 2

@@ -114,7 +114,7 @@ def test_networks(name: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
         for ours, theirs in zip(tree_leaves(got), tree_leaves(wanted), strict=True):
             assert float((ours.cpu() - theirs).abs().max() / theirs.abs().max()) <= 1e-4
-    assert len(baseline.program._update._replayed._recorded) == len(sizes)
+    assert len(baseline.program._emitted["update"]._replayed._recorded) == len(sizes)
 
 
 @torch.no_grad()
