@@ -27,14 +27,8 @@ _UNREAD = frozenset(  # by any forward, or changed only with what is read
         "_state_dict_pre_hooks",
     }
 )
-_PLAIN: tuple[type, ...] = (
-    dict,
-    list,
-    tuple,
-    set,
-    OrderedDict,
-    deque,
-)  # nothing but what they hold
+_PLAIN: tuple[type, ...] = (dict, list, tuple, set, OrderedDict, deque)
+"""Nothing but what they hold."""
 _BY_VALUE = (
     *(int, str, bytes, frozenset, range, slice, types.MethodType),
     *(torch.Size, torch.dtype, torch.device),
@@ -84,7 +78,8 @@ class Attributes:
             for whole, path in zip(self._objects, self._paths, strict=False)
         ]
         walked = [whole for whole in self._objects if hasattr(whole, "__dict__")]
-        dicts = [*map(vars, walked), *(w for w in self._objects if isinstance(w, dict))]
+        dicts: list[dict[Any, Any]] = [whole.__dict__ for whole in walked]
+        dicts += [whole for whole in self._objects if isinstance(whole, dict)]
         self._walked, self._types = walked, list(map(type, walked))
         self._others = [w for w in self._objects if isinstance(w, list | set | deque)]
         self._sized = [*dicts, *self._others]

@@ -35,9 +35,12 @@ def origin_of(leaf: Any) -> Origin | None:
     return weakref.ref(leaf), leaf._version
 
 
-def is_origin(leaf: Any, origin: Origin | None) -> bool:
+def is_origin(leaf: Tensor, origin: Origin | None) -> bool:
     """Is ``leaf`` that tensor, and not written to since?"""
-    return origin is not None and origin[0]() is leaf and origin[1] == leaf._version
+    if origin is None:
+        return False
+    known, version = origin
+    return known() is leaf and bool(leaf._version == version)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -210,8 +210,6 @@ def _entry(kind: type[nn.Module], name: str) -> Any:
     """The method ``name``, which a session takes over."""
     dense = getattr(kind, name)
 
-    # A compiler that traced it would take one state of the session for all times.
-    @torch.compiler.disable(reason="a session decides call by call what a sparse module runs")
     @functools.wraps(dense)
     def entry(self: SparseModule, *args: Any, **kwargs: Any) -> Any:
         engine = self._engine
@@ -219,7 +217,9 @@ def _entry(kind: type[nn.Module], name: str) -> Any:
         target = self if name == "__call__" else engine.whole
         return engine.call(lambda: dense(target, *args, **kwargs), args, kwargs)
 
-    return entry
+    # A compiler that traced it would take one state of the session for all times.
+    why = "a session decides call by call what a sparse module runs"
+    return torch.compiler.disable(entry, reason=why)
 
 
 def dump(sparse: SparseModule, folder: str | Path, *args: Any, **kwargs: Any) -> list[Path]:
