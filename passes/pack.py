@@ -21,6 +21,7 @@ from .recall import Recall
 from .recompute import follows, sources_pack
 from .rules import find_rule
 from .rules.base import shape_of
+from .stages import Stages
 
 aten = torch.ops.aten
 
@@ -48,16 +49,14 @@ class Pack:
         return module
 
 
-class Packer:
-    """The state of one run of :class:`Pack`. ``_memo`` holds every node it made, by meaning."""
+class Packer(Stages):
+    """The state of one run of :class:`Pack`."""
 
     def __init__(self, module: GraphModule, options: Pack) -> None:
+        super().__init__(module.graph, options.padded)
         self.result = Packed(folds=list(module.meta.get("folds", ())))
         self._module = module
-        self._graph = module.graph
         self._options = options
-        self._padding = (True,) if options.padded else ()
-        self._memo: dict[Any, Any] = {}
         self._current: dict[Node, Node] = {}
         self._origin: dict[Node, tuple[Any, ...]] = {}
         self._recall = Recall(options.norm == "updated")
@@ -87,60 +86,7 @@ class Packer:
             if node in read and node.meta["stage"] == "record" and node.op != "get_attr"
         ]
 
-    # -- nodes of the three stages ------------------------------------------------------------
-
-    def _node(self, stage: str, target: Any, args: Any, kwargs: Any = {}) -> Node:  # noqa: B006
-        with self._graph.inserting_before(self._graph.output_node()):
-            node = self._graph.call_function(target, args, kwargs)
-        node.meta.update(stage=stage, edited=False, layout=None, mask=None)
-        return node
-
-    def update(self, target: Any, *args: Any, **kwargs: Any) -> Node:
-        return self._node("update", target, args, kwargs)
-
-    def _shared(self, stage: str, target: Any, *args: Any) -> Node:
-        key = (stage, target, *((type(arg), arg) for arg in args))
-        if key not in self._memo:
-            self._memo[key] = self._node(stage, target, args)
-        node: Node = self._memo[key]
-        return node
-
-    def plan(self, function: Callable[..., Any], *args: Any) -> Node:
-        """A table; equal calls share one node."""
-        return self._shared("plan", function, *args)
-
-    def record(self, function: Any, *args: Any) -> Node:
-        """A value that the record graph computes besides the model's own."""
-        return self._shared("record", function, *args)
-
-    def sized(self, table: Node, sites: Node | None) -> Node:
-        """Ties the first size of a table to the number of ``sites``; None: all, known already."""
-        if sites is None:
-            return table
-        table.meta["dynamic"] = True
-        return self._shared("update", ops.same_sites, table, sites)
-
-    # -- tables -------------------------------------------------------------------------------
-
-    def sites(self, mask: Any, layout: Any) -> Node | None:
-        """The active positions of a value with this mask and layout, None for all."""
-        if not isinstance(mask, Node):
-            return None
-        node = self.plan(tables.active_sites, mask, *self._padding)
-        node.meta["dynamic"] = True
-        space = layout.space
-        if space.is_grid:
-            return node
-        around = (space.grid, space.outer, space.before, space.after)
-        return self._shared("update", tables.space_sites, node, *around)
-
-    def own_sites(self, value: Node) -> Node | None:
-        return self.sites(value.meta["mask"], value.meta["layout"])
-
-    def table(
-        self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
-    ) -> Node:
-        return self.sized(self.plan(function, geometry, sites, *args), sites)
+    # -- current values -----------------------------------------------------------------------
 
     def taps(
         self, image: Node, geometry: Geometry, out_sites: Node | None
@@ -154,8 +100,6 @@ class Packer:
         halo = self.plan(operator.getitem, both, 1)
         halo.meta["dynamic"] = True
         return x, self.baseline_at(image, halo), kernel_map
-
-    # -- current values -----------------------------------------------------------------------
 
     def current_at(self, value: Node, sites: Node | None) -> Node:
         """The packed current value at ``sites`` (None: all of them, in order)."""

@@ -50,7 +50,7 @@ class State:
         if constants.content(whole) != self._constant:
             return "tensor attributes"
         self._attributes, self._constants = attributes, constants
-        return None if self._weights.layout == self._layout else "weights"
+        return None if self._weights.look() == self._layout else "weights"
 
     def weights(self, whole: bool = False) -> Weights:
         """The contents of parameters and buffers now; with ``whole`` nothing is taken on trust."""
@@ -81,37 +81,26 @@ class Fingerprint:
         self._tensors = list(tensors)
         self._counted = [t for t in self._tensors if not t.is_inference()]
         self._stored = [part for tensor in self._tensors for part in _in_memory(tensor)]
-        self._memory, self._places, self._layout = self._found()
+        self._memory, self.places, self.layout = self._found()
         self._known: tuple[object, str] = (None, "")
 
     def content(self, whole: bool = False) -> str:
         """With ``whole`` all bytes are read, whatever seems to have changed."""
-        layout, seen = (
-            self.layout,
-            (
-                self._places,
-                [tensor._version for tensor in self._counted],
-                self._memory.sampled(),
-            ),
-        )
+        self.look()
+        versions = [tensor._version for tensor in self._counted]
+        seen = self.places, versions, self._memory.sampled()
         before, content = self._known
         if whole or seen != before:
-            described = repr((layout, self._memory.whole()))
+            described = repr((self.layout, self._memory.whole()))
             content = hashlib.sha256(described.encode()).hexdigest()
             self._known = seen, content
         return content
 
-    @property
-    def places(self) -> list[int]:
-        """The tensors' addresses."""
-        return [tensor.data_ptr() for tensor in self._stored]
-
-    @property
-    def layout(self) -> list[object]:
-        """Dtype, device, shape and strides of each tensor."""
-        if self.places != self._places:
-            self._memory, self._places, self._layout = self._found()
-        return self._layout
+    def look(self) -> list[object]:
+        """Where the tensors lie now; returns dtype, device, shape and strides of each."""
+        if _addresses(self._stored) != self.places:
+            self._memory, self.places, self.layout = self._found()
+        return self.layout
 
     def forget(self) -> None:
         """Reads the whole at the next call."""
@@ -123,7 +112,11 @@ class Fingerprint:
             (str(t.dtype), str(t.device), tuple(t.shape), t.stride() if _is_strided(t) else None)
             for t in self._tensors
         ]
-        return Memory(self._stored), self.places, layout
+        return Memory(self._stored), _addresses(self._stored), layout
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _in_memory(tensor: Tensor) -> list[Tensor]:

@@ -69,14 +69,17 @@ def _checked_width(
         require("gather_matmul", "kernel_map", kernel_map, (None, None), _NUMBERS, _HERE)
         require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
         require("gather_matmul", "bias", bias, (None,), _FLOATS, _HERE)
-    depth = rows.shape[2] * (1 if kernel_map is None else kernel_map.shape[1])
-    width = len(weight) // depth if depth else 0
-    if width * depth != len(weight) or width % _COLUMNS:
+    depth, numbers = (
+        rows.size(2) * (1 if kernel_map is None else kernel_map.size(1)),
+        weight.numel(),
+    )
+    width = numbers // depth if depth else 0
+    if width * depth != numbers or width % _COLUMNS:
         raise OperandError(
-            f"gather_matmul: weight has {len(weight)} numbers, which is no width that "
+            f"gather_matmul: weight has {numbers} numbers, which is no width that "
             f"{_COLUMNS} divides for {depth} taps times channels: arrange it for these rows"
         )
-    if bias is not None and len(bias) != width:
+    if bias is not None and bias.numel() != width:
         require("gather_matmul", "bias", bias, (width,), _FLOATS, _HERE)
     return width
 
