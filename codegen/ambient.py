@@ -15,7 +15,8 @@ def as_captured(device: str = "cpu") -> Iterator[None]:
 
     It may compute on the host and on devices of one more type.
     """
-    on = [kind for kind in {"cpu", device} if torch.is_autocast_enabled(kind)]
+    kinds = {"cpu", device} if torch.amp.is_autocast_available(device) else {"cpu"}
+    on = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for kind in on:
             stack.enter_context(torch.autocast(kind, enabled=False))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Ambient:
     def now(leaves: Iterable[Any]) -> Ambient:
         """Those that concern these inputs."""
         kinds = sorted({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)})
+        on = [k for k in kinds if is_autocast_available(k) and torch.is_autocast_enabled(k)]
         return Ambient(
-            tuple((k, torch.get_autocast_dtype(k)) for k in kinds if torch.is_autocast_enabled(k)),
+            tuple((kind, torch.get_autocast_dtype(kind)) for kind in on),
             torch.get_default_dtype(),
             torch.get_default_device(),
             torch.are_deterministic_algorithms_enabled(),

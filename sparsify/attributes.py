@@ -16,10 +16,12 @@ _UNREAD = frozenset(  # by any forward, or changed only with what is read
     {
         "_backward_hooks",
         "_backward_pre_hooks",
+        "_compiled_call_impl",
         "_forward_hooks_always_called",
         "_forward_hooks_with_kwargs",
         "_forward_pre_hooks_with_kwargs",
         "_is_full_backward_hook",
+        "_is_torch_compile",
         "_load_state_dict_post_hooks",
         "_load_state_dict_pre_hooks",
         "_non_persistent_buffers_set",
@@ -138,11 +140,9 @@ class Attributes:
             held += whole.items()
         elif isinstance(whole, Iterable) and isinstance(whole, list | tuple | deque):
             held += enumerate(whole)
-        is_module = isinstance(whole, nn.Module)
-        values = [
-            None if is_module and key in _UNREAD else self._value(value, f"{path}.{key}")
-            for key, value in held
-        ]
+        if isinstance(whole, nn.Module):
+            held = [(key, value) for key, value in held if key not in _UNREAD]
+        values = [self._value(value, f"{path}.{key}") for key, value in held]
         return _Record(kind, itself, tuple(key for key, _ in held), tuple(values))
 
     def _value(self, value: Any, path: str) -> Any:

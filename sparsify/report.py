@@ -56,7 +56,7 @@ class Report:
 
     nodes: tuple[NodeReport, ...]
     masks: Mapping[Grid, Tensor]
-    """The active mask, bool [H, W], of each grid; the widest where it grows."""
+    """The active mask, bool [H, W], of each grid; the widest of those that MACs go by."""
     is_dense: bool = False
     """The edit is so large that the dense model runs."""
     fused: tuple[Fused, ...] = ()
@@ -164,15 +164,19 @@ def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, i
     baseline, by node."""
     nodes = [n for n in graphs.dense.graph.nodes if _is_of_model(n)]
     masks = tables.masks if tables is not None else {}
+    working = {mask.name for n in nodes if macs(n) and isinstance(mask := n.meta["mask"], Node)}
     widest: dict[Grid, Tensor] = {}
-    for mask in masks.values():
-        grid: Any = tuple(mask.shape)
-        if grid not in widest or int(mask.sum()) > int(widest[grid].sum()):
-            widest[grid] = mask
+    for name in sorted(masks, key=lambda name: (name not in working, -int(masks[name].sum()))):
+        widest.setdefault(_size(masks[name]), masks[name])
     is_dense = tables is not None and tables.is_dense
     active = {} if is_dense else {name: float(m.float().mean()) for name, m in masks.items()}
     fused: tuple[Fused, ...] = graphs.update.meta.get("fused", ())
     return Report(tuple(_node(n, active, kept) for n in nodes), widest, is_dense, fused)
+
+
+def _size(mask: Tensor) -> Grid:
+    height, width = mask.shape
+    return height, width
 
 
 def _is_of_model(node: Node) -> bool:

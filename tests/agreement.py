@@ -159,7 +159,7 @@ def captured_once(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[None]
     def copied(*_: Any, **__: Any) -> Captured:
         return replace(captured, module=deepcopy(captured.module))
 
-    with patch("sparsify.program.capture", copied):
+    with patch("sparsify.numbers.capture", copied):
         yield
 
 

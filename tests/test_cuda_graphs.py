@@ -102,7 +102,7 @@ def test_of_what_never_changes_a_buffer_is_filled_once() -> None:
 
 def test_inputs_in_one_memory_have_one_buffer() -> None:
     """Until they part, which is another recording."""
-    replayed, x = Replayed(add), torch.ones(3)
+    replayed, x = Replayed(add, 0), torch.ones(3)
     assert replayed(x, x.view(3), 1)[0].tolist() == [2, 2, 2]
     assert len(replayed._buffers) == 1
     assert replayed(x, torch.zeros(3), 1)[0].tolist() == [1, 1, 1]

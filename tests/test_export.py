@@ -50,7 +50,8 @@ INPUTS = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0
 
 def tiny(**config: Any) -> sparsify.SparseModule:
     torch.manual_seed(0)
-    options = {"backend": "eager", "dilate": 1, "dense_share": 0.0, "dense_above": 1.0, **config}
+    widths = {"dilate": 1, "dense_share": 0.0, "dense_above": 1.0}
+    options = {"backend": "eager", "any_step": True, **widths, **config}
     return sparsify.sparsify(Tiny().eval(), **options)
 
 

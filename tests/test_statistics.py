@@ -126,7 +126,7 @@ class Noisy(nn.Module):
 def test_other_conditions_keep_the_drawn_noise() -> None:
     torch.manual_seed(0)
     x, model, mask = torch.randn(1, 4, 8, 8), Noisy(), scattered(8, 0.4)
-    options = {"backend": "eager", "policy": "exact", "dense_share": 0.0}
+    options = {"backend": "eager", "policy": "exact", "dense_share": 0.0, "any_step": True}
     sparse = sparsify(model.eval(), **options)
     output, baseline = sparse.record(x, torch.ones(1))
     noise = output - model.conv(x)

@@ -1,0 +1,71 @@
+"""Nodes of several stages in one joint graph, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sparsify.codegen import ops, tables
+from sparsify.codegen.geometry import Geometry
+from torch.fx import Graph, Node
+
+
+class Stages:
+    """Adds nodes to ``graph``. ``_memo`` holds those that are made once, by meaning. ``padded``
+    tables have one of few sizes."""
+
+    def __init__(self, graph: Graph, padded: bool) -> None:
+        self._graph = graph
+        self._padding = (True,) if padded else ()
+        self._memo: dict[Any, Any] = {}
+
+    def _node(self, stage: str, target: Any, args: Any, kwargs: Any = {}) -> Node:  # noqa: B006
+        with self._graph.inserting_before(self._graph.output_node()):
+            node = self._graph.call_function(target, args, kwargs)
+        node.meta.update(stage=stage, edited=False, layout=None, mask=None)
+        return node
+
+    def update(self, target: Any, *args: Any, **kwargs: Any) -> Node:
+        return self._node("update", target, args, kwargs)
+
+    def _shared(self, stage: str, target: Any, *args: Any) -> Node:
+        key = (stage, target, *((type(arg), arg) for arg in args))
+        if key not in self._memo:
+            self._memo[key] = self._node(stage, target, args)
+        node: Node = self._memo[key]
+        return node
+
+    def plan(self, function: Callable[..., Any], *args: Any) -> Node:
+        """A table; equal calls share one node."""
+        return self._shared("plan", function, *args)
+
+    def record(self, function: Any, *args: Any) -> Node:
+        """A value that the record graph computes besides the model's own."""
+        return self._shared("record", function, *args)
+
+    def sized(self, table: Node, sites: Node | None) -> Node:
+        """Ties the first size of a table to the number of ``sites``; None: all, known already."""
+        if sites is None:
+            return table
+        table.meta["dynamic"] = True
+        return self._shared("update", ops.same_sites, table, sites)
+
+    def sites(self, mask: Any, layout: Any) -> Node | None:
+        """The active positions of a value with this mask and layout, None for all."""
+        if not isinstance(mask, Node):
+            return None
+        node = self.plan(tables.active_sites, mask, *self._padding)
+        node.meta["dynamic"] = True
+        space = layout.space
+        if space.is_grid:
+            return node
+        around = (space.grid, space.outer, space.before, space.after)
+        return self._shared("update", tables.space_sites, node, *around)
+
+    def own_sites(self, value: Node) -> Node | None:
+        return self.sites(value.meta["mask"], value.meta["layout"])
+
+    def table(
+        self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
+    ) -> Node:
+        return self.sized(self.plan(function, geometry, sites, *args), sites)
