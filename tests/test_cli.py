@@ -237,9 +237,10 @@ def test_bench_compares_what_the_backend_compiles(folder: Path, backend: str) ->
     compiled = {"dense, compiled"} if backend == "inductor" else set()
     assert set(table) == {"", "dense", "update"} | compiled
     for name in set(table) - {"", "update"}:
-        ratio = float(table[name][0]) / float(table["update"][0])
-        shown = float(table[name][2].removesuffix("x as fast"))
-        assert shown == pytest.approx(ratio, rel=0.2)  # of times rounded to 10 µs
+        dense, update = float(table[name][0]), float(table["update"][0])
+        shown, off = float(table[name][2].removesuffix("x as fast")), 0.0051  # of two digits
+        most = (dense + off) / max(update - off, 1e-9) + off
+        assert (dense - off) / (update + off) - off <= shown <= most
     assert "MACs left" in result.stdout
 
 
