@@ -19,6 +19,7 @@ from .baseline import Baseline, ProgramKey, distinct, is_origin, origin_of
 from .codegen.ambient import as_captured
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError
+from .codegen.tracing import alone
 from .config import SparsifyConfig
 from .inputs import Possible
 from .large_edits import LargeEdits
@@ -251,7 +252,7 @@ class Program:
     def require_current(self, baseline: Baseline) -> Weights:
         """Raises :class:`BaselineError` if the model is not the recorded one any more."""
         weights = self._state.weights()
-        reason = self._retired or _changed(self._state.change())
+        reason = self._retired or self._change()
         if reason is None and baseline.weights != weights:
             refreshed = baseline.weights.refreshes != weights.refreshes
             reason = "sparse.refresh() was called" if refreshed else _changed("weights")
@@ -293,8 +294,16 @@ class Program:
     @property
     def is_stale(self) -> bool:
         """True once the model has to be captured again; its baselines serve no more then."""
-        self._retired = self._retired or _changed(self._state.change(whole=True))
+        self._retired = self._retired or self._change(whole=True)
         return self._retired is not None
+
+    def _change(self, whole: bool = False) -> str | None:
+        """What of the model is not as it was captured."""
+        found = self._state.change(whole)
+        if found:  # unless another thread's export holds the model's parts just now
+            with alone():
+                found = self._state.change(whole)
+        return _changed(found)
 
     def retire(self, reason: str) -> None:
         """Baselines are refused from now on: ``reason`` is what happened after their record."""

@@ -68,7 +68,10 @@ class Session:
         a scalar input, for one call too many, and on leaving if there was none.
         """
         if not self.calls:
-            raise SessionError("nothing was recorded: run the sampler inside recording() first")
+            raise SessionError(
+                "nothing was recorded: run the sampler inside recording(), with what sparsify() "
+                "returned in the place of the model (pipe.unet = sparse), and in the same thread"
+            )
         editing = Editing(self, Plan.of(mask))
         with self.module.mode_of(editing):
             yield editing

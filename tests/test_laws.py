@@ -65,12 +65,28 @@ TRANSPOSED_TWICE = Recipe(
 )
 
 
-@example(TRANSPOSED_TWICE, [MaskRecipe("blobs", 15)], Fixed(), False, False)
-@given(recipes() | recipes(networks.DIFFUSION), SEVERAL_MASKS, FIXED, st.booleans(), st.booleans())
+AUTOCAST = st.sampled_from([None, None, torch.bfloat16, torch.float16])
+
+
+@example(TRANSPOSED_TWICE, [MaskRecipe("blobs", 15)], Fixed(), False, False, None)
+@given(
+    recipes() | recipes(networks.DIFFUSION),
+    SEVERAL_MASKS,
+    FIXED,
+    st.booleans(),
+    st.booleans(),
+    AUTOCAST,
+)
 def test_update_equals_the_oracle(
-    recipe: Recipe, masks: list[MaskRecipe], fixed: Fixed, new_conditions: bool, cuda: bool
+    recipe: Recipe,
+    masks: list[MaskRecipe],
+    fixed: Fixed,
+    new_conditions: bool,
+    cuda: bool,
+    autocast: torch.dtype | None,
 ) -> None:
-    """Also outside the mask the new image differs: there the recorded one counts."""
+    """Also outside the mask the new image differs: there the recorded one counts. What the caller
+    casts by itself does not."""
     before = recipe.inputs()
     after = recipe.inputs(1) if new_conditions else edit(recipe)
     sparse = wrapped(recipe, dense_above=1.0, **vars(fixed))
@@ -81,7 +97,8 @@ def test_update_equals_the_oracle(
     for active in (mask.build(recipe.grid) for mask in masks):
         if new_conditions and not active.any():
             continue  # no site is active, but what is computed whole sees the new conditions
-        got = sparse.update(baseline, *after, mask=active)
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            got = sparse.update(baseline, *after, mask=active)
         assert_close(got, reference.update(before, after, active), allowed)
 
 
