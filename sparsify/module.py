@@ -139,7 +139,7 @@ class SparseModule(nn.Module):
         """For a write to weights that went unnoticed: baselines recorded before are refused.
 
         Writes are noticed at once, but for those that count no version (``weight.data``, in
-        ``inference_mode``): on a CPU if they leave one word of every 4 KiB alone, on CUDA always.
+        ``inference_mode``): on a CPU if they leave one word of every 16 KiB alone, on CUDA always.
         They are seen at the next record; and here.
         """
         self._engine.refresh()

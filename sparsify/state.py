@@ -72,7 +72,7 @@ class Fingerprint:
     """The contents of ``tensors``: a checksum of all bytes, taken again when anything that is
     cheap to see has changed.
 
-    That is, at each call: addresses, versions, and on CPUs a word of each 4 KiB page. On other
+    That is, at each call: addresses, versions, and on CPUs a word of each 16 KiB. On other
     devices, which would have to be waited for, a write that counts no version (``w.data``,
     ``inference_mode``) is seen only where the whole is read.
     """

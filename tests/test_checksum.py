@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsify.state import Fingerprint
 
-PAGE = 4096
+PAGE = 16384
 
 
 @pytest.fixture(params=["C++", "torch"], autouse=True, scope="module")
@@ -53,7 +53,7 @@ CHANGES: list[Callable[[Tensor], object]] = [
 def test_changes_of_many_numbers_are_seen_in_a_sample(
     change: Callable[[Tensor], object], dtype: torch.dtype
 ) -> None:
-    tensor = torch.randn(300 * PAGE).to(dtype)
+    tensor = torch.randn(80 * PAGE).to(dtype)
     memory = Memory([tensor])
     before = memory.sampled(), memory.whole()
     change(tensor)

@@ -1,8 +1,8 @@
 """Checksums of tensors: on CPUs in C++ (``checksum.cpp``), elsewhere and without a compiler by
 tensor operations.
 
-A 64-bit checksum of all bytes misses a change once in 2^64; a *sample* of one word of each 4 KiB
-page (and of small tensors everything) sees what an optimizer, a merge or a scaling does, in the
+A 64-bit checksum of all bytes misses a change once in 2^64; a *sample* of one word of each 16 KiB
+(and of small tensors everything) sees what an optimizer, a merge or a scaling does, in the
 time that a walk through the page tables takes.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import native
 
-_PAGE = 512  # words
+_BLOCK = 2048  # words
 _NORMED = (torch.float32, torch.float16, torch.bfloat16)
 _GOLDEN = -7046029254386353131  # its multiples are spread over all bits
 
@@ -59,7 +59,7 @@ class Memory:
 
     def _host(self, whole: bool) -> tuple[int, ...]:
         if not self._count:
-            step = 1 if whole else _PAGE
+            step = 1 if whole else _BLOCK
             return tuple(int(_digest(tensor, step)) for tensor in self._by_torch)
         # A sample takes one thread less time than a second one that has to be waited for.
         threads = torch.get_num_threads() if whole else 1
@@ -92,7 +92,7 @@ def _digest(tensor: Tensor, step: int) -> Tensor:
     content = content.clone() if start % 8 else content
     body, rest = content.split([size - size % 8, size % 8])
     words = body.view(torch.int64)
-    words = words if len(words) <= 4 * _PAGE else words[::step]
+    words = words if len(words) <= _BLOCK else words[::step]
     last = torch.nn.functional.pad(rest, (0, -len(rest) % 8)).view(torch.int64)
     words = torch.cat([words, last])
     positions = torch.arange(1, len(words) + 1, device=words.device) * _GOLDEN | 1
