@@ -154,11 +154,12 @@ class Engine:
     ) -> tuple[Any, Baseline | None]:
         """Every item with its own mask; reports are then of the last one."""
         batch = baseline.program.batch
-        if not baseline.items:
-            calls = split(self.model, recorded_call(self.model, baseline), batch)
-            outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
-            require_independent(baseline, outputs)
-            baseline.items.extend(items)
+        with self._making:  # once, also if several threads are the first
+            if not baseline.items:
+                calls = split(self.model, recorded_call(self.model, baseline), batch)
+                outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
+                require_independent(baseline, outputs)
+                baseline.items.extend(items)
         calls, plans = split(self.model, call, batch), plan.of_items(batch)
         results = [
             self.update_call(item, own, own_plan, commit)

@@ -34,13 +34,14 @@ def together(*functions: Callable[[], Any]) -> list[Any]:
 
 def test_a_session_takes_the_calls_of_its_own_thread() -> None:
     sparse = sparsify(small_unet(), backend="eager")
-    want = small_unet()(*edit(1))
+    after = edit(1)
+    want = small_unet()(*after)
     with sparse.recording() as session:
-        (outside,) = together(lambda: sparse(*edit(1)))
+        (outside,) = together(lambda: sparse(*after))
         sparse(*edit(0))
     assert torch.equal(outside, want) and len(session.calls) == 1
     with session.editing(corner()) as editing:
-        (outside,) = together(lambda: sparse(*edit(1)))
+        (outside,) = together(lambda: sparse(*after))
         sparse(*edit(1))
     assert torch.equal(outside, want) and editing.position == 1
 
@@ -63,14 +64,29 @@ def test_tasks_of_one_thread_have_sessions_of_their_own() -> None:
 
 def test_first_uses_at_once_make_one_program() -> None:
     sparse = sparsify(small_unet(), backend="eager")
+    before, after = edit(0), edit(1)  # threads share torch's generator
 
     def sampled() -> Tensor:
         with sparse.recording() as session:
-            sparse(*edit(0))
+            sparse(*before)
         with session.editing(corner()):
-            return sparse(*edit(1))
+            return sparse(*after)
 
     first, *others = together(*[sampled] * 4)
     assert all(torch.equal(first, other) for other in others)
     assert len(sparse._engine._made) == 1
     assert torch.equal(sparse(*edit(1)), small_unet()(*edit(1)))  # no mode is left behind
+
+
+def test_items_are_recorded_once() -> None:
+    sparse = sparsify(small_unet(), backend="eager")
+    image, *rest = small_inputs(2)
+    _, baseline = sparse.record(image, *rest)
+    masks = torch.stack([corner(), corner().flip(0)])
+
+    def update() -> Tensor:
+        return sparse.update(baseline, image + 1, *rest, mask=masks)
+
+    first, *others = together(*[update] * 4)
+    assert all(torch.equal(first, other) for other in others)
+    assert len(baseline.items) == 2
