@@ -106,16 +106,16 @@ class Place:
         spatial = range(site, site + (1 if layout.merged else 2))
         sizes = [shape[dim] if len(shape) >= -dim else 1 for dim in spatial]
         full: Node = self.plain(value)
-        if len(shape) < -site:
-            return full
         if any(size > 1 for size in sizes):
             return self._take_static(full, shape, layout, site)
+        if len(shape) < -site:
+            return full
         return full if layout.merged else self.call(aten.squeeze.dim, full, site)
 
     def _take_static(self, full: Node, shape: tuple[int, ...], layout: Layout, site: int) -> Node:
         """An unedited tensor with a value for every site, gathered."""
         if not layout.merged:
-            target = list(shape)
+            target = [*[1] * (-site - len(shape)), *shape]
             target[site], target[site + 1] = layout.shape[site], layout.shape[site + 1]
             if tuple(target) != shape:
                 full = self.call(aten.expand.default, full, target)
