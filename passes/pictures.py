@@ -57,7 +57,8 @@ def find_pictures(
 
     Those ``named`` are pictures, of the layout that fits their use best. Of the ``others``, given
     by their shape, those are that meet them or that are used as pictures, and what meets these:
-    as [..., H, W], or as [..., H, W, C] where that leaves none. Requires a canonical graph.
+    as [..., H, W], or as [..., H, W, C], of at most two channels a row and column, where that
+    leaves none. Requires a canonical graph.
     """
     certain = [_best(module, index, layouts) for index, layouts in named.items()]
     first = _readings(module, {i: Layout.image(shape) for i, shape in others.items()})
@@ -66,7 +67,12 @@ def find_pictures(
     if len(found) > 1:
         return found
     taken = {reading.index for group in found for reading in group}
-    rest = {i: shape for i, shape in others.items() if i not in taken and min(shape[-3:-1]) > 1}
+    # Of so many channels that rows are few, chance finds a use sooner than a user has one.
+    rest = {
+        i: shape
+        for i, shape in others.items()
+        if i not in taken and min(shape[-3:-1]) >= max(2, shape[-1] / 2)
+    }
     last = _readings(module, {i: Layout.channels_last(shape) for i, shape in rest.items()})
     if found:
         return [next(group for group in _grouped(found[0], last) if found[0][0] in group)]

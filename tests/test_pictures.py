@@ -341,3 +341,16 @@ def test_inputs_of_the_size_of_a_picture(recipe: Recipe, mask: MaskRecipe, kind:
     allowed = 3 * tolerance(recipe, before, inputs)  # the other input adds up to two operators
     got = sparse.update(baseline, *inputs, other, mask=active)
     assert_close(got, model(*inputs, other), allowed)
+
+
+class Flipped(nn.Module):
+    """Cuts an axis that is a column of [N, C, H, W], and the channel of [N, H, W, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.flip(1).cumsum(3), x.shape[-1:])
+
+
+@torch.no_grad()
+def test_few_rows_of_many_channels_are_no_picture() -> None:
+    _, baseline = recorded(Flipped(), torch.randn(1, 3, 8, 8))
+    assert grids(baseline) == [(8, 8)]
