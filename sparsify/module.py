@@ -65,6 +65,11 @@ class SparseModule(nn.Module):
     _engine: Engine
     """In a slot, for the model's own attributes are shared."""
 
+    @property
+    def sparsify_config(self) -> SparsifyConfig:
+        """How the model is rewritten."""
+        return self._engine.config
+
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Baseline]:
         """The model's output and the baseline to update from.
 

@@ -33,6 +33,7 @@ def test_it_is_of_the_models_class_and_shares_all_that_it_holds() -> None:
     assert isinstance(sparse, SmallUNet) and isinstance(sparse, SparseModule)
     assert type(sparse).__name__ == "SmallUNet" and type(sparse).__module__ == "tests.small"
     assert list(sparse.state_dict()) == list(model.state_dict())
+    assert sparse.sparsify_config.backend == "eager"
     sparse.scale = 2.0
     assert model.scale == 2.0
     sparse.enter = nn.Conv2d(3, 16, 1)
