@@ -108,9 +108,9 @@ class Place:
         full: Node = self.plain(value)
         if any(size > 1 for size in sizes):
             return self._take_static(full, shape, layout, site)
-        if len(shape) < -site:
+        if layout.merged or len(shape) < -site:
             return full
-        return full if layout.merged else self.call(aten.squeeze.dim, full, site)
+        return self.call(aten.squeeze.dim, full, site)
 
     def _take_static(self, full: Node, shape: tuple[int, ...], layout: Layout, site: int) -> Node:
         """An unedited tensor with a value for every site, gathered."""
