@@ -22,10 +22,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from sparsify.codegen.errors import SparsifyError
+from sparsify.passes.facts import facts
 from sparsify.passes.oracle import Baseline as DenseRun
 from sparsify.passes.oracle import Oracle
 from torch import Tensor
-from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks import zoo
@@ -75,9 +75,9 @@ def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any,
         outputs = program.graphs.dense(*inputs)
         return program.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
     by_node = {
-        node: tables.masks[node.meta["mask"].name]
+        node: tables.masks[facts(node).mask.name]
         for node in graph.graph.nodes
-        if isinstance(node.meta.get("mask"), Node)
+        if facts(node).mask is not None
     }
     dense = DenseRun(graph)
     dense.run(*old)

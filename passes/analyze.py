@@ -9,6 +9,7 @@ import torch
 from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, GraphModule, Node
 
+from .facts import facts, note
 from .layout import Layout, Unmatched
 from .rules import find_rule
 from .rules.base import argument
@@ -36,18 +37,17 @@ class AnalyzeLayout:
         """Sets ``edited`` and ``layout`` on the placeholders."""
         placeholders = graph.find_nodes(op="placeholder")
         for node, layout in zip(placeholders, self.inputs, strict=True):
-            node.meta.update(edited=layout is not None, layout=layout, varies=True)
+            note(node, edited=layout is not None, layout=layout, varies=True)
 
 
 def interpret(node: Node) -> None:
     """Sets ``edited``, ``varies`` (is it another value for other inputs?), ``layout`` and
     ``reason``; those of its operands are known."""
-    node.meta["edited"] = any(arg.meta["edited"] for arg in node.all_input_nodes)
-    varies = any(arg.meta["varies"] for arg in node.all_input_nodes)
-    node.meta["varies"] = varies and not is_drawn(node)
-    node.meta["layout"] = None
-    node.meta.pop("reason", None)
-    if node.meta["edited"]:
+    operands = [facts(arg) for arg in node.all_input_nodes]
+    varies = any(operand.varies for operand in operands) and not is_drawn(node)
+    edited = any(operand.edited for operand in operands)
+    note(node, edited=edited, varies=varies, layout=None, reason="")
+    if edited:
         _refuse_draws(node)
         _find_layout(node)
 
@@ -78,25 +78,25 @@ def _refuse_draws(node: Node) -> None:
 def _find_layout(node: Node) -> None:
     rule = find_rule(node)
     if _all_plain(node):
-        node.meta["layout"] = Layout.of_plain(node.meta["val"].shape)
+        note(node, layout=Layout.of_plain(node.meta["val"].shape))
         return
     if rule is None:
-        node.meta["reason"] = "no rule for this operator"
+        note(node, reason="no rule for this operator")
         return
     try:
         layout = rule.layout(node)
     except Unmatched as refusal:
-        node.meta["reason"] = str(refusal)
+        note(node, reason=str(refusal))
         return
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor) and layout.shape != tuple(value.shape):
-        node.meta["reason"] = f"the rule expects shape {layout.shape}"
+        note(node, reason=f"the rule expects shape {layout.shape}")
         return
-    node.meta["layout"] = layout
+    note(node, layout=layout)
 
 
 def _all_plain(node: Node) -> bool:
     """No operand lies on a grid: whatever the operator, its result does not either."""
-    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if arg.meta["edited"]]
+    layouts = [facts(arg).layout for arg in node.all_input_nodes if facts(arg).edited]
     known = all(isinstance(layout, Layout) and layout.grid is None for layout in layouts)
     return known and isinstance(node.meta.get("val"), torch.Tensor)

@@ -1,4 +1,4 @@
-"""Forms that depend on where the grid lies: patches, pads, convolutions over frames."""
+"""Rewrites that depend on where the grid lies: patches, pads, convolutions over frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.fx import GraphModule, Node
 
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
-from .forms.patches import patches
-from .forms.pictures import pad_picture, stride_picture
-from .forms.products import over_frames, over_tokens
+from .rewrites.patches import patches
+from .rewrites.pictures import pad_picture, stride_picture
+from .rewrites.products import over_frames, over_tokens
 
-_FORMS = (patches, pad_picture, stride_picture, over_frames, over_tokens)
+_REWRITES = (patches, pad_picture, stride_picture, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Arrange:
 def arrange(node: Node) -> Node:
     """The node that stands for ``node``, with its layout; those of its operands are known."""
     interpret(node)
-    before, new = node.prev, next(filter(None, (form(node) for form in _FORMS)), None)
+    before, new = node.prev, next(filter(None, (rewrite(node) for rewrite in _REWRITES)), None)
     if new is None:
         return node
     while before.next is not node:

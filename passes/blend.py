@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from .facts import facts
 from .layout import Layout
+from .rules.base import layout_of
 
 
 def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -42,8 +44,8 @@ def blended(
     """
     values = list(new)
     for index, node in enumerate(nodes):
-        mask = node.meta.get("mask") if isinstance(node, Node) else None
-        if isinstance(mask, Node):
+        mask = facts(node).mask if isinstance(node, Node) else None
+        if mask is not None:
             inside = masks[mask.name].to(new[index].device)
-            values[index] = blend(node.meta["layout"], inside, new[index], old[index])
+            values[index] = blend(layout_of(node), inside, new[index], old[index])
     return values

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .forms import attention, frames, indices, norms, products, reductions, video, views
+from .rewrites import attention, frames, indices, norms, products, reductions, video, views
 
 aten = torch.ops.aten
 
 _CHECKS = (aten._assert_tensor_metadata, aten._assert_async)
 
-Form = Callable[[Node], Node | None]
+Rewrite = Callable[[Node], Node | None]
 
-VIEWS: tuple[Form, ...] = (
+VIEWS: tuple[Rewrite, ...] = (
     views.merged_reshape,
     views.unit_axes,
     views.merged_permute,
@@ -24,7 +24,7 @@ VIEWS: tuple[Form, ...] = (
 )
 """Fewer views, where some were added or their operators dropped."""
 
-_FORMS: tuple[Form, ...] = (
+_REWRITES: tuple[Rewrite, ...] = (
     products.einsum,
     products.matrix_product,
     attention.flex_attention,
@@ -74,21 +74,21 @@ _FORMS: tuple[Form, ...] = (
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """Applies the forms in their order, each to the whole graph, and drops dead nodes.
+    """Applies the rewrites in their order, each to the whole graph, and drops dead nodes.
 
     Requires a functional graph with ``val`` on every node; ensures the same.
     """
 
-    forms: tuple[Form, ...] = _FORMS
+    rewrites: tuple[Rewrite, ...] = _REWRITES
 
     def __call__(self, module: GraphModule) -> GraphModule:
         graph = module.graph
         for node in list(graph.nodes):
             if getattr(node.target, "overloadpacket", None) in _CHECKS:
                 graph.erase_node(node)
-        for form in self.forms:
+        for rewrite in self.rewrites:
             for node in [n for n in graph.nodes if n.op == "call_function"]:
-                new = form(node)
+                new = rewrite(node)
                 if new is not None:
                     node.replace_all_uses_with(new)
                     graph.erase_node(node)

@@ -28,7 +28,7 @@ class FoldConstants:
         folds: list[Fold] = []
         for node in found:
             if any(user not in found for user in node.users) and _is_kept(node):
-                fold = _fold(f"folded_{len(folds)}", node)
+                fold = _fold(f"const_{len(folds)}", node)
                 weights = [operator.attrgetter(name)(module) for name in fold.weights]
                 value = fold(module) if weights else None
                 if value is not None and not _shares_memory(value, weights):

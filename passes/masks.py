@@ -13,23 +13,22 @@ from sparsify.codegen import tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import GraphModule, Node
 
-from .layout import Grid, Layout
+from .facts import facts, note
+from .layout import Grid
 from .macs import macs
 from .recompute import follows, grid_sources
 from .rules import find_rule
-from .rules.base import is_edited
+from .rules.base import is_edited, layout_of
 from .rules.resample import PadRule
 
-ALL: Literal["all"] = "all"
-"""The mask of a value that is computed at every site."""
-
-Mask = Node | Literal["all"] | None
-"""A plan node (bool [H, W]), ``ALL``, or None where no edited input reaches."""
+Choice = Callable[[Node], Node | None]
+"""The mask of each edited node; None: it is computed whole."""
 
 
 @dataclass(frozen=True)
 class PropagateMasks:
-    """Adds the ``mask`` input and the mask nodes of the plan; sets ``mask`` on every node.
+    """Adds the ``mask`` input and the mask nodes of the plan; gives every edited node its
+    ``mask``, None where it is computed whole.
 
     policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled;
     the smallest grids, up to ``dense_share`` of all MACs, are computed whole. policy "exact":
@@ -47,22 +46,22 @@ class PropagateMasks:
         inputs = graph.find_nodes(op="placeholder")
         with graph.inserting_after(inputs[-1]):
             mask = graph.placeholder("mask")
-        mask.meta.update(stage="plan", edited=False, layout=None, mask=None)
+        note(mask, stage="plan")
         work = [node for node in graph.nodes if node is not mask and node.op != "output"]
         plan = _MaskBuilder(graph)
         policy = self._fixed if self.policy == "fixed" else self._exact
         choose = policy(work, mask, plan)
         for node in work:
-            node.meta["stage"] = "record"
-            node.meta["mask"] = choose(node) if node.meta["edited"] else None
+            note(node, stage="record")
+            note(node, mask=choose(node) if facts(node).edited else None)
         return module
 
     def dense_grids(self, nodes: list[Node]) -> set[Grid]:
         """The smallest grids, all smaller than the input's, within the share of MACs."""
         work: dict[Grid, int] = defaultdict(int)
         for node in nodes:
-            layout = node.meta["layout"]
-            if isinstance(layout, Layout) and layout.grid:
+            layout = facts(node).layout
+            if layout and layout.grid:
                 work[layout.grid] += macs(node)
         budget = self.dense_share * sum(work.values())
         chosen: set[Grid] = set()
@@ -73,39 +72,40 @@ class PropagateMasks:
             chosen.add(grid)
         return chosen
 
-    def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+    def _fixed(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Choice:
         dense = self.dense_grids(work)
         # Where convolutions wrap around the border, so does what an edit touches.
         wraps = (wrapped,) if any(wrapped := _wrapped_axes(work)) else ()
         wide = plan.call(tables.dilate, mask, self.dilate, *wraps) if self.dilate else mask
         masks = self._grid_masks(work, wide, plan)
 
-        def choose(node: Node) -> Mask:
+        def choose(node: Node) -> Node | None:
             grid = _packed_grid(node)
             if grid is None:
-                return ALL
+                return None
             if grid in dense:
-                node.meta["reason"] = "one of the smallest grids"
-                return ALL
+                note(node, reason="one of the smallest grids")
+                return None
             if follows(node):
                 return self._behind(node, masks, plan)
             if isinstance(rule := find_rule(node), PadRule):
-                before, geometry = node.all_input_nodes[0].meta["mask"], rule.geometry(node)
+                before, geometry = facts(node.all_input_nodes[0]).mask, rule.geometry(node)
                 if isinstance(before, Node) and geometry is not None:
                     return plan.grow(before, geometry)
             return masks[grid]
 
         return choose
 
-    def _behind(self, node: Node, masks: dict[Grid, Node], plan: _MaskBuilder) -> Mask:
+    def _behind(self, node: Node, masks: dict[Grid, Node], plan: _MaskBuilder) -> Node:
         """Where its sources are active: elsewhere it is what they give, also after commits."""
         rule, found = find_rule(node), []
         for source in grid_sources(node):
-            mask, layout = source.meta["mask"], source.meta["layout"]
+            mask, grid = facts(source).mask, layout_of(source).grid
+            assert mask is not None and grid is not None
             geometry = rule.geometry(node) if rule else None
             if geometry is None:
                 found.append(mask)
-            elif mask is masks[layout.grid] and _divides(geometry.out_grid, layout.grid):
+            elif mask is masks[grid] and _divides(geometry.out_grid, grid):
                 found.append(masks[geometry.out_grid])  # pooled, so that it covers the source's
             else:
                 found.append(plan.grow(mask, geometry))
@@ -121,21 +121,21 @@ class PropagateMasks:
             masks[grid] = plan.call(tables.grid_mask, masks[finer[-1]] if finer else mask, grid)
         return masks
 
-    def _exact(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Callable[[Node], Mask]:
+    def _exact(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> Choice:
         masks = self._grid_masks(work, mask, plan)
 
-        def choose(node: Node) -> Mask:
+        def choose(node: Node) -> Node | None:
             grid = _packed_grid(node)
             if grid is None:
-                return ALL
+                return None
             if node.op == "placeholder":
                 return masks[grid]
             rule = find_rule(node)
             assert rule is not None
-            sources = [arg.meta["mask"] for arg in node.all_input_nodes if is_edited(arg)]
-            if rule.is_global(node) or ALL in sources:
-                node.meta["reason"] = "an edit reaches every site"
-                return ALL
+            sources = [facts(arg).mask for arg in node.all_input_nodes if is_edited(arg)]
+            if rule.is_global(node) or None in sources:
+                note(node, reason="an edit reaches every site")
+                return None
             geometry = rule.geometry(node)
             if geometry is not None:
                 return plan.grow(*_behind_pad(node, geometry))
@@ -146,8 +146,8 @@ class PropagateMasks:
 
 
 def _packed_grid(node: Node) -> Grid | None:
-    layout = node.meta["layout"]
-    return layout.grid if isinstance(layout, Layout) and layout.packable else None
+    layout = facts(node).layout
+    return layout.grid if layout and layout.packable else None
 
 
 def _wrapped_axes(work: list[Node]) -> tuple[bool, bool]:
@@ -171,8 +171,8 @@ def _behind_pad(node: Node, geometry: Geometry) -> tuple[Node, Geometry]:
     image = node.all_input_nodes[0]
     if tuple(image.meta["val"].shape[-2:]) != tuple(geometry.in_grid):
         image = image.all_input_nodes[0]
-    mask = image.meta["mask"]
-    assert isinstance(mask, Node)
+    mask = facts(image).mask
+    assert mask is not None
     return mask, geometry
 
 
@@ -188,7 +188,7 @@ class _MaskBuilder:
         if key not in self._made:
             with self._graph.inserting_before(self._graph.output_node()):
                 node = self._graph.call_function(function, args)
-            node.meta.update(stage="plan", edited=False, layout=None, mask=None)
+            note(node, stage="plan")
             self._made[key] = node
         return self._made[key]
 

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from .blend import blend
 from .layout import Layout
+from .rules.base import layout_of
 
 
 class Baseline(Interpreter):
@@ -44,7 +45,7 @@ class Oracle(Interpreter):
             return new
         if n.target is ops.group_norm and self._norm == "baseline":
             new = self._normalise(n)
-        layout: Layout = n.meta["layout"]
+        layout: Layout = layout_of(n)
         if n.target is ops.group_norm:
             return (blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
         return blend(layout, mask, new, self._baseline[n])

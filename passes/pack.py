@@ -14,13 +14,14 @@ from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
 from .analyze import is_drawn
+from .facts import facts, note
 from .layout import Layout
 from .packed import Fold, Packed
 from .place import Place
 from .recall import Recall
 from .recompute import follows, sources_pack
 from .rules import find_rule
-from .rules.base import shape_of
+from .rules.base import layout_of, shape_of
 from .stages import Stages
 
 aten = torch.ops.aten
@@ -28,7 +29,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Pack:
-    """Adds the update nodes (stage "update"), what no edit reaches (stage "static"), the tables
+    """Adds the update nodes (stage "update"), what no edit reaches (stage "conditions"), the tables
     (stage "plan") and what the record graph must remember (stage "record") to the joint graph.
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
@@ -61,10 +62,10 @@ class Packer(Stages):
         self._origin: dict[Node, tuple[Any, ...]] = {}
         self._recall = Recall(options.norm == "updated")
         # An input on a grid: tells the device.
-        self._first = next(n for n in self._graph.nodes if n.meta["edited"])
+        self._first = next(n for n in self._graph.nodes if facts(n).edited)
 
     def run(self) -> None:
-        nodes = [n for n in self._graph.nodes if n.meta.get("stage") == "record"]
+        nodes = [n for n in self._graph.nodes if facts(n).stage == "record"]
         for node in nodes:
             self._current[node] = self._emit(node)
         self.result.outputs = torch.fx.map_arg(self._graph.output_node().args[0], self._output)
@@ -77,13 +78,13 @@ class Packer(Stages):
         read = {
             arg
             for node in self._graph.nodes
-            if node.meta.get("stage") in ("update", "static")
+            if facts(node).stage in ("update", "conditions")
             for arg in node.all_input_nodes
         }
         return [
             node
             for node in self._graph.nodes
-            if node in read and node.meta["stage"] == "record" and node.op != "get_attr"
+            if node in read and facts(node).stage == "record" and node.op != "get_attr"
         ]
 
     # -- current values -----------------------------------------------------------------------
@@ -98,7 +99,7 @@ class Packer(Stages):
         if in_sites is None:
             return x, None, kernel_map
         halo = self.plan(operator.getitem, both, 1)
-        halo.meta["dynamic"] = True
+        note(halo, dynamic=True)
         return x, self.baseline_at(image, halo), kernel_map
 
     def current_at(self, value: Node, sites: Node | None) -> Node:
@@ -113,18 +114,18 @@ class Packer(Stages):
         return node
 
     def _move(self, value: Node, own: Node | None, sites: Node | None) -> Node:
-        layout, rule = value.meta["layout"], find_rule(value)
+        layout, rule = layout_of(value), find_rule(value)
         if sites is not None and rule is not None and follows(value) and rule.geometry(value):
             return rule.emit(value, Place(self, sites, False))  # what its source gives anywhere
         if own is None or sites is None or not layout.space.is_grid:
-            return self._take(value, self.dense(value), sites)
-        same = Same(layout.grid)
+            return self._take(value, self.materialise(value), sites)
+        same = Same(layout.space.grid)
         x, halo, kernel_map = self.taps(value, same, sites)
         return self.update(ops.realign, x, halo, kernel_map, layout.site_dim)
 
     def _take(self, value: Node, full: Node, sites: Node | None) -> Node:
         """``full``, arranged as ``value``, packed at ``sites``."""
-        layout = value.meta["layout"]
+        layout = layout_of(value)
         full = self._merged("update", layout, full)
         return full if sites is None else self.update(ops.take, full, sites, layout.site_dim)
 
@@ -135,19 +136,19 @@ class Packer(Stages):
         dim = layout.site_dim
         return self._shared(stage, aten.flatten.using_ints, full, dim, dim + 1)
 
-    def dense(self, value: Node) -> Node:
+    def materialise(self, value: Node) -> Node:
         """The current value of every site: the overlay, written out if it is packed."""
         if value.op == "get_attr":
             return value
-        if not isinstance(value.meta["mask"], Node):
+        if facts(value).mask is None:
             return self._current[value]
-        key = ("dense", value)
+        key = ("full", value)
         if key not in self._memo:
             base = self._stored(value)
-            layout = value.meta["layout"]
+            layout = layout_of(value)
             full = self._overlaid(value, base)
             if _by_rows(layout):
-                full = self.update(ops.from_rows, full, *layout.grid)
+                full = self.update(ops.from_rows, full, *layout.space.grid)
             elif not layout.merged:
                 dim = layout.site_dim
                 full = self.update(aten.unflatten.int, full, dim, layout.shape[dim : dim + 2])
@@ -169,10 +170,10 @@ class Packer(Stages):
     def _recalled(self, value: Node, sites: Node, anchor: Node | None) -> Node:
         if self._recall.is_remembered(value):
             stored = self._stored(value) if anchor is None else self._leaf(anchor, value)
-            if _by_rows(value.meta["layout"]):
+            if _by_rows(layout_of(value)):
                 rows = self.update(ops.take_rows, stored, sites)
             else:
-                rows = self.update(ops.take, stored, sites, value.meta["layout"].site_dim)
+                rows = self.update(ops.take, stored, sites, layout_of(value).site_dim)
             return self._widened(rows, value)
         rule, leaves = find_rule(value), self._recall.leaves(value)
         assert rule is not None
@@ -202,7 +203,7 @@ class Packer(Stages):
         """Packed at all sites, the current value over the recorded one."""
         key = ("blended", value)
         if key not in self._memo:
-            layout, device = value.meta["layout"], self._first.meta["val"].device
+            layout, device = layout_of(value), self._first.meta["val"].device
             every = self._shared("update", ops.every_site, layout.space.size, device)
             sites = self.own_sites(value)
             base, new = self.baseline_at(value, every), self._current[value]
@@ -212,7 +213,7 @@ class Packer(Stages):
 
     def _stored(self, value: Node) -> Node:
         """The record node to remember: images as rows, others with one axis of sites."""
-        layout = value.meta["layout"]
+        layout = layout_of(value)
         if _by_rows(layout):
             node = self.record(ops.to_rows, value)
         else:
@@ -234,7 +235,7 @@ class Packer(Stages):
 
     def _overlaid(self, value: Node, base: Node) -> Node:
         """The remembered form of ``value`` with the active sites replaced."""
-        layout, sites = value.meta["layout"], self.own_sites(value)
+        layout, sites = layout_of(value), self.own_sites(value)
         if sites is None:
             full = self._merged("update", layout, self._current[value])
             if _by_rows(layout):
@@ -260,7 +261,7 @@ class Packer(Stages):
         if key not in self._memo:
             sites = self.own_sites(x)
             if sites is None:
-                both = self.update(norm.target, self.dense(x), *norm.args[1:])
+                both = self.update(norm.target, self.materialise(x), *norm.args[1:])
                 parts = tuple(self.update(operator.getitem, both, index) for index in (1, 2))
             else:
                 recorded = self.recorded_statistics(norm)
@@ -278,10 +279,10 @@ class Packer(Stages):
 
     # -- constants ----------------------------------------------------------------------------
 
-    def folded(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
-        key = ("fold", weight.target, function, args)
+    def prepacked(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
+        key = ("prepack", weight.target, function, args)
         if key not in self._memo:
-            name = f"folded_{len(self.result.folds)}"
+            name = f"const_{len(self.result.folds)}"
             made = {fold.name: fold for fold in self.result.folds}.get(str(weight.target))
             fold = Fold(name, (str(weight.target),), function, args)
             fold = made.then(name, function, args) if made else fold
@@ -289,7 +290,7 @@ class Packer(Stages):
             self.result.folds.append(fold)
             with self._graph.inserting_before(self._graph.output_node()):
                 node = self._graph.get_attr(name)
-            node.meta.update(stage="update", edited=False, layout=None, mask=None)
+            note(node, stage="update")
             self._memo[key] = node
         constant: Node = self._memo[key]
         return constant
@@ -302,14 +303,14 @@ class Packer(Stages):
             return node
         if node.op == "placeholder":
             return self._input(node)
-        mask, rule = node.meta["mask"], find_rule(node)
-        if mask is None and is_drawn(node):
-            return node  # recorded: other conditions do not draw anew
-        if mask is None:
-            new = self._static(node)
-        elif isinstance(mask, Node) and not sources_pack(node):
+        mask, rule = facts(node).mask, find_rule(node)
+        if not facts(node).edited:
+            if is_drawn(node):
+                return node  # recorded: other conditions do not draw anew
+            new = self._condition(node)
+        elif mask is not None and not sources_pack(node):
             new = self._take(node, self._clone(node), self.own_sites(node))
-        elif isinstance(mask, Node):
+        elif mask is not None:
             assert rule is not None
             new = rule.emit(node, Place(self, self.own_sites(node), False))
         else:
@@ -321,42 +322,43 @@ class Packer(Stages):
 
     def _whole(self, node: Node) -> Node | None:
         rule = find_rule(node)
-        if rule is None or not isinstance(node.meta["layout"], Layout):
+        if rule is None or facts(node).layout is None:
             return None
         return rule.emit_all(node, Place(self, None, False))
 
     def _clone(self, node: Node, stage: str = "update") -> Node:
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.dense)
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.materialise)
         return self._node(stage, node.target, args, kwargs)
 
-    def _static(self, node: Node) -> Node:
+    def _condition(self, node: Node) -> Node:
         """What no edit reaches: recorded too, and computed again only for other conditions."""
-        new = self._clone(node, "static")
-        new.meta["recorded"] = node
+        new = self._clone(node, "conditions")
+        note(new, recorded=node)
         return new
 
     def _input(self, node: Node) -> Node:
         """A second placeholder: the edited input; at inactive sites the recorded one counts."""
         with self._graph.inserting_before(self._graph.output_node()):
             new = self._graph.placeholder(f"{node.name}_edited")
-        stage = "update" if node.meta["edited"] else "static"
-        new.meta.update(stage=stage, edited=False, layout=None, mask=None)
-        new.meta["input"] = node
+        stage = "update" if facts(node).edited else "conditions"
+        note(new, stage=stage)
+        note(new, recorded=node)
         sites = self.own_sites(node)
         return new if sites is None else self._take(node, new, sites)
 
     def _output(self, node: Node) -> Node:
         """A result of the model: active sites over the recorded result."""
-        layout, sites = node.meta["layout"], self.own_sites(node)
+        sites = self.own_sites(node)
         if sites is None:
-            return self.dense(node)
+            return self.materialise(node)
+        layout = layout_of(node)
         self._origin[node] = ("output", node)
         if _by_rows(layout):
             return self._shared("update", ops.overlay_image, node, self._current[node], sites)
         if layout.merged:
             dim = layout.site_dim
             return self._shared("update", ops.overlay, node, self._current[node], sites, dim)
-        return self.dense(node)
+        return self.materialise(node)
 
     def _committed(self, recorded: Node) -> Node:
         """What a recorded value becomes when the edit is made the new baseline."""
@@ -371,7 +373,7 @@ class Packer(Stages):
             return self.update(ops.truth, recorded, False)
         if kind == "output":
             return self._output(node)
-        return self.dense(node)
+        return self.materialise(node)
 
     def _in_place_of(self, leaf: Node, anchor: Node) -> Node:
         """The part of ``anchor`` that stands in the place of ``leaf``."""
@@ -380,7 +382,7 @@ class Packer(Stages):
             before = leaves[: leaves.index(leaf)]
             start = sum(shape_of(other)[1] for other in before)
             full = self.update(aten.slice.Tensor, full, 1, start, start + shape_of(leaf)[1])
-        if _by_rows(leaf.meta["layout"]):
+        if _by_rows(layout_of(leaf)):
             full = self.update(aten.transpose.int, full, 1, 2)
         return self._narrowed("update", full, leaf)
 

@@ -10,6 +10,7 @@ from sparsify.codegen import ops
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
+from .facts import facts
 from .packed import Fold, Packed
 from .reads import Read, find_reads
 
@@ -23,14 +24,14 @@ class ThreeGraphs:
     masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit and
     again take the same: commit returns ``(outputs, new baseline values)``, and again is the
     update from such values, whose sites are of several runs. *Conditions* are what no edit
-    reaches (embeddings of time and text); static ``(*inputs, *baseline values) -> conditions``
+    reaches (embeddings of time and text); conditions ``(*inputs, *baseline values) -> conditions``
     makes them anew when those inputs are not the recorded ones, of the recorded noise.
     """
 
     record: GraphModule
     dense: GraphModule
     plan: GraphModule
-    static: GraphModule
+    conditions: GraphModule
     update: GraphModule
     again: GraphModule
     """The update itself, where nothing that it recomputes hangs on the run."""
@@ -62,18 +63,19 @@ class Partition:
     def __call__(self, module: GraphModule) -> ThreeGraphs:
         packed: Packed = module.meta["packed"]
         nodes = list(module.graph.nodes)
-        inputs = [n for n in nodes if n.op == "placeholder" and n.meta["stage"] == "record"]
-        mask = [n for n in nodes if n.op == "placeholder" and n.meta["stage"] == "plan"]
-        edited = {n.meta["input"]: n for n in nodes if n.op == "placeholder" and "input" in n.meta}
+        inputs = [n for n in nodes if n.op == "placeholder" and facts(n).stage == "record"]
+        mask = [n for n in nodes if n.op == "placeholder" and facts(n).stage == "plan"]
+        placeholders = [n for n in nodes if n.op == "placeholder"]
+        edited = {facts(n).recorded: n for n in placeholders}
 
-        baseline, drawn, static, committed = _remembered(packed)
+        baseline, drawn, made, committed = _remembered(packed)
         tables = _read_by([packed.outputs, committed], "plan")
-        conditions = [node.meta["recorded"] for node in static]
-        used = [n.meta.get("mask") for n in nodes]
-        masks = list(dict.fromkeys(mask for mask in used if isinstance(mask, Node)))
+        conditions = [facts(node).recorded for node in made]
+        used = [facts(n).mask for n in nodes]
+        masks = list(dict.fromkeys(mask for mask in used if mask))
         outputs = module.graph.output_node().args[0]
         new_inputs = [edited[n] for n in inputs]
-        arguments = [*new_inputs, *tables, *baseline, *static]
+        arguments = [*new_inputs, *tables, *baseline, *made]
         again = _extract(module, arguments, packed.outputs, "Again")
         given = again.graph.find_nodes(op="placeholder")[len(inputs) :]
         remembered = given[len(tables) : len(tables) + len(baseline)]
@@ -83,11 +85,11 @@ class Partition:
             record=_extract(module, inputs, (outputs, recorded, conditions), "Record"),
             dense=_extract(module, inputs, outputs, "Dense"),
             plan=_extract(module, mask, (tables, masks), "Plan"),
-            static=_extract(module, [*new_inputs, *baseline], static, "Static"),
+            conditions=_extract(module, [*new_inputs, *baseline], made, "Conditions"),
             update=_of_one_run(again),
             again=again,
             commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
-            dynamic=tuple(bool(n.meta.get("dynamic")) for n in tables),
+            dynamic=tuple(facts(n).dynamic for n in tables),
             mask_names=tuple(n.name for n in masks),
             folds=tuple(packed.folds),
             kept=tuple(_of_model(node).name for node in baseline),
@@ -136,19 +138,19 @@ def _remembered(packed: Packed) -> tuple[list[Node], list[Node], list[Node], lis
     baseline: list[Node] = []
     while True:  # what one value becomes can need another
         committed = [packed.committed[node] for node in baseline]
-        read = _read_by([packed.outputs, committed], "static")
-        static = [n for n in read if n.op != "placeholder"]
-        drawn = _read_by(static, "record", "static")
+        read = _read_by([packed.outputs, committed], "conditions")
+        made = [n for n in read if n.op != "placeholder"]
+        drawn = _read_by(made, "record", "conditions")
         wider = [*_read_by([packed.outputs, committed], "record"), *drawn]
         if set(wider) == set(baseline):
-            return baseline, drawn, static, committed
+            return baseline, drawn, made, committed
         baseline = list(dict.fromkeys(wider))
 
 
 def _read_by(tree: Any, stage: str, reader: str = "update") -> list[Node]:
     """The values of another ``stage`` that the ``reader`` of ``tree`` reads."""
-    nodes = _needed(tree, lambda node: node.meta["stage"] != reader)
-    return [n for n in nodes if n.meta["stage"] == stage and n.op != "get_attr"]
+    nodes = _needed(tree, lambda node: facts(node).stage != reader)
+    return [n for n in nodes if facts(n).stage == stage and n.op != "get_attr"]
 
 
 def _itself(node: Node) -> Node:

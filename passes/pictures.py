@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .analyze import AnalyzeLayout
 from .arrange import arrange
+from .facts import facts
 from .layout import Layout
 from .rules.base import shape_of
 
@@ -96,7 +97,7 @@ def read(module: GraphModule, index: int, layout: Layout) -> Reading:
     places = {
         node: place
         for node, copy in copies.items()
-        if isinstance(place := copy.meta["layout"], Layout) and place.grid
+        if isinstance(place := facts(copy).layout, Layout) and place.grid
     }
     is_used = any(map(_comes_to_an_operator_of_pictures, graph.nodes))
     if layout.is_image:
@@ -111,7 +112,7 @@ def _comes_to_an_operator_of_pictures(node: Node) -> bool:
     if packet not in _OF_PICTURES | _SHUFFLES:
         return False
     image = node.all_input_nodes[0]
-    layout = image.meta["layout"]
+    layout = facts(image).layout
     if not isinstance(layout, Layout) or not layout.is_image:
         return False
     if packet in _OF_PICTURES:

@@ -49,7 +49,7 @@ class Pipeline:
         if self.order is not None:
             for dense in (graphs.record, graphs.dense):
                 self.order(dense)
-        for remembered in (graphs.record, graphs.dense, graphs.static, graphs.commit):
+        for remembered in (graphs.record, graphs.dense, graphs.conditions, graphs.commit):
             Contiguous(results=True)(remembered)
         for update in dict.fromkeys((graphs.update, graphs.again)):
             Contiguous(results=False)(update)

@@ -10,7 +10,9 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
+from .facts import facts
 from .layout import Layout
+from .rules.base import layout_of
 
 aten = torch.ops.aten
 
@@ -28,7 +30,7 @@ class Packer(Protocol):
 
     def sized(self, table: Node, sites: Node | None) -> Node: ...
 
-    def sites(self, mask: Any, layout: Any) -> Node | None: ...
+    def sites(self, mask: Node | None, layout: Layout) -> Node | None: ...
 
     def taps(
         self, image: Node, geometry: Geometry, out_sites: Node | None
@@ -38,9 +40,9 @@ class Packer(Protocol):
 
     def baseline_at(self, value: Node, sites: Node, anchor: Node | None = None) -> Node: ...
 
-    def dense(self, value: Node) -> Node: ...
+    def materialise(self, value: Node) -> Node: ...
 
-    def folded(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node: ...
+    def prepacked(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node: ...
 
     def current_statistics(self, norm: Node, x: Node) -> tuple[Node, Node]: ...
 
@@ -83,23 +85,23 @@ class Place:
         """An operand of ``node`` at the same sites, along the axis that it has itself."""
         if self.is_baseline:
             return self.packed(value)
-        sites = self._packer.sites(node.meta["mask"], value.meta["layout"])
+        sites = self._packer.sites(facts(node).mask, layout_of(value))
         return self._packer.current_at(value, sites)
 
     def plain(self, value: Any) -> Any:
         """A value without a grid, whole; anything but a node is returned as it is."""
         if not isinstance(value, Node):
             return value
-        return value if self.is_baseline else self._packer.dense(value)
+        return value if self.is_baseline else self._packer.materialise(value)
 
-    def dense(self, value: Node) -> Node:
+    def materialise(self, value: Node) -> Node:
         """The current value of every site: the overlay, written out."""
-        return self._packer.dense(value)
+        return self._packer.materialise(value)
 
     def aligned(self, value: Node, layout: Layout) -> Node:
         """An operand that broadcasts against a value of ``layout``, at the sites of this place."""
-        own = value.meta["layout"]
-        if value.meta["edited"] and isinstance(own, Layout) and own.grid:
+        own = facts(value).layout
+        if facts(value).edited and own and own.grid:
             return self.packed(value)
         shape = tuple(value.meta["val"].shape)
         site = layout.site_dim - len(layout.dims)  # counted from the back
@@ -125,10 +127,10 @@ class Place:
             return full
         return self.call(ops.take, full, self.sites, site)
 
-    def fold(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
+    def prepack(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
         """``function(weight, *args)``, computed once if the weight is a parameter."""
         if weight.op == "get_attr":
-            return self._packer.folded(weight, function, *args)
+            return self._packer.prepacked(weight, function, *args)
         return self.call(function, self.plain(weight), *args)
 
     def taps(self, image: Node, geometry: Geometry) -> tuple[Node, Node | None, Node]:

@@ -8,6 +8,7 @@ import torch
 from sparsify.codegen import ops
 from torch.fx import Node
 
+from .facts import facts
 from .layout import Layout
 from .recompute import follows, grid_sources
 from .rules import find_rule
@@ -46,7 +47,7 @@ class Recall:
             return True
         value = value.all_input_nodes[0] if value.target is operator.getitem else value
         sources = grid_sources(value)
-        return any(arg.meta["varies"] for arg in value.all_input_nodes if arg not in sources)
+        return any(facts(arg).varies for arg in value.all_input_nodes if arg not in sources)
 
     def _find(self, value: Node) -> tuple[Node, ...]:
         chain, leaves = self._chain(value)
@@ -78,12 +79,12 @@ def _fits(value: Node, leaves: tuple[Node, ...]) -> bool:
     if len(set(leaves)) < len(leaves) or {_dtype(leaf) for leaf in leaves} != {_dtype(value)}:
         return False
     if len(leaves) == 1:
-        return bool(leaves[0].meta["layout"] == layout)
+        return bool(facts(leaves[0]).layout == layout)
     if not (layout.is_image and len(layout.dims) == 4):
         return False
     channels = layout.shape[1]
     alike = all(
-        isinstance(own := leaf.meta["layout"], Layout)
+        isinstance(own := facts(leaf).layout, Layout)
         and len(own.dims) == 4
         and own.replace(1, channels) == layout
         for leaf in leaves

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch.fx import Node
 
+from .facts import facts
 from .layout import Layout
 from .rules import find_rule
-from .rules.base import aten, is_edited
+from .rules.base import aten, is_edited, layout_of
 
 
 def sources_pack(node: Node) -> bool:
     """False if some operand has its columns before its rows: then it is only known whole."""
-    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
+    layouts = [facts(arg).layout for arg in node.all_input_nodes if is_edited(arg)]
     return all(layout is None or layout.grid is None or layout.packable for layout in layouts)
 
 
@@ -23,16 +24,16 @@ def follows(node: Node) -> bool:
     rule = find_rule(node)
     if rule is None or not rule.cheap or not can_recompute(node):
         return False
-    return all(isinstance(source.meta["mask"], Node) for source in grid_sources(node))
+    return all(facts(source).mask is not None for source in grid_sources(node))
 
 
 def can_recompute(node: Node) -> bool:
     """At the same positions, from operands that are packed too, and one of them on the grid."""
     if not (sources_pack(node) and _has_one_source(node)):
         return False
-    layouts = [arg.meta["layout"] for arg in node.all_input_nodes if is_edited(arg)]
+    layouts = [facts(arg).layout for arg in node.all_input_nodes if is_edited(arg)]
     around = {_around(x) for x in layouts if x is not None and x.grid is not None}
-    return around == {_around(node.meta["layout"])}
+    return around == {_around(layout_of(node))}
 
 
 def _around(layout: Layout) -> tuple[int, int, int]:
@@ -49,8 +50,9 @@ def _has_one_source(node: Node) -> bool:
 
 def grid_sources(node: Node) -> list[Node]:
     """The edited operands that lie on a grid."""
-    return [
-        arg
-        for arg in node.all_input_nodes
-        if is_edited(arg) and isinstance(arg.meta["layout"], Layout) and arg.meta["layout"].grid
-    ]
+    return [arg for arg in node.all_input_nodes if is_edited(arg) and _is_on_grid(arg)]
+
+
+def _is_on_grid(node: Node) -> bool:
+    layout = facts(node).layout
+    return layout is not None and layout.grid is not None

@@ -9,6 +9,9 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Graph, Node
 
+from .facts import facts, note
+from .layout import Layout
+
 
 class Stages:
     """Adds nodes to ``graph``. ``_memo`` holds those that are made once, by meaning. ``padded``
@@ -22,7 +25,7 @@ class Stages:
     def _node(self, stage: str, target: Any, args: Any, kwargs: Any = {}) -> Node:  # noqa: B006
         with self._graph.inserting_before(self._graph.output_node()):
             node = self._graph.call_function(target, args, kwargs)
-        node.meta.update(stage=stage, edited=False, layout=None, mask=None)
+        note(node, stage=stage)
         return node
 
     def update(self, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -47,15 +50,15 @@ class Stages:
         """Ties the first size of a table to the number of ``sites``; None: all, known already."""
         if sites is None:
             return table
-        table.meta["dynamic"] = True
+        note(table, dynamic=True)
         return self._shared("update", ops.same_sites, table, sites)
 
-    def sites(self, mask: Any, layout: Any) -> Node | None:
+    def sites(self, mask: Node | None, layout: Layout) -> Node | None:
         """The active positions of a value with this mask and layout, None for all."""
-        if not isinstance(mask, Node):
+        if mask is None:
             return None
         node = self.plan(tables.active_sites, mask, *self._padding)
-        node.meta["dynamic"] = True
+        note(node, dynamic=True)
         space = layout.space
         if space.is_grid:
             return node
@@ -63,7 +66,8 @@ class Stages:
         return self._shared("update", tables.space_sites, node, *around)
 
     def own_sites(self, value: Node) -> Node | None:
-        return self.sites(value.meta["mask"], value.meta["layout"])
+        mask, layout = facts(value).mask, facts(value).layout
+        return self.sites(mask, layout) if mask and layout else None
 
     def table(
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any

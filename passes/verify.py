@@ -11,13 +11,14 @@ import torch
 from sparsify.codegen.errors import VerifyError
 from torch.fx import GraphModule, Node
 
+from .facts import facts
 from .layout import Layout
 
 READS = {
     "record": {"record"},
     "plan": {"plan"},
-    "static": {"static", "record"},
-    "update": {"record", "plan", "static", "update"},
+    "conditions": {"conditions", "record"},
+    "update": {"record", "plan", "conditions", "update"},
 }
 """Which stages a node of a stage may read."""
 
@@ -30,27 +31,27 @@ def _canonical(node: Node) -> None:
 
 
 def _analysed(node: Node) -> None:
-    layout, value = node.meta["layout"], node.meta.get("val")
+    layout, value = facts(node).layout, node.meta.get("val")
     if isinstance(layout, Layout) and isinstance(value, torch.Tensor):
         if layout.shape != tuple(value.shape):
             raise VerifyError(f"{node.name} is {tuple(value.shape)}, its layout {layout.shape}")
-    elif node.meta["edited"] and layout is None and "reason" not in node.meta:
+    elif facts(node).edited and layout is None and not facts(node).reason:
         raise VerifyError(f"{node.name} has neither a layout nor a reason for having none")
 
 
 def _masked(node: Node) -> None:
-    mask, layout = node.meta["mask"], node.meta["layout"]
-    if node.meta["edited"] != (mask is not None):
-        raise VerifyError(f"{node.name}: edited nodes have a mask, others none")
-    if isinstance(mask, Node) and not (isinstance(layout, Layout) and layout.packable):
+    mask, layout = facts(node).mask, facts(node).layout
+    if mask is not None and not facts(node).edited:
+        raise VerifyError(f"{node.name} has a mask but no edit reaches it")
+    if mask is not None and not (isinstance(layout, Layout) and layout.packable):
         raise VerifyError(f"{node.name} has a mask but cannot be packed")
 
 
 def _packed(node: Node) -> None:
     for arg in node.all_input_nodes:
-        if arg.op != "get_attr" and arg.meta["stage"] not in READS[node.meta["stage"]]:
+        if arg.op != "get_attr" and facts(arg).stage not in READS[facts(node).stage]:
             raise VerifyError(
-                f"{node.name} ({node.meta['stage']}) reads {arg.name} ({arg.meta['stage']})"
+                f"{node.name} ({facts(node).stage}) reads {arg.name} ({facts(arg).stage})"
             )
 
 

@@ -43,7 +43,7 @@ _SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "aoti": ".pt2"}
 
 
 def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, format: str) -> None:
-    """Writes record, plan, update (and static) for calls like this one to the folder ``path``.
+    """Writes record, plan, update (and conditions) for calls like this one to the folder ``path``.
 
     An exported folder there is replaced; if anything fails, ``path`` stays as it was.
     Raises :class:`ExportError`.
@@ -167,17 +167,17 @@ class _Exporter:
         given = [f"{kind}.{i}" for kind, own in numbers.items() for i in own]
         results = {"output": tree_leaves(_results(graphs.update))}
         update = self._pure("update", graphs.update, [*self._inputs, *given], results)
-        results = {"condition": _results(graphs.static)}
+        results = {"condition": _results(graphs.conditions)}
         names = [*self._inputs, *(name for name in given if name.startswith("baseline."))]
-        static = self._pure("static", graphs.static, names, results, update.inputs)
-        read = {*update.inputs, *update.outputs, *static.inputs}
+        conditions = self._pure("conditions", graphs.conditions, names, results, update.inputs)
+        read = {*update.inputs, *update.outputs, *conditions.inputs}
         of_record = {kind: made[kind] for kind in ("output", "baseline", "condition")}
         record = self._pure("record", graphs.record, self._inputs, of_record, read)
         plan = self._pure("plan", graphs.plan, ["mask"], {"table": made["table"]}, read)
         functions = [
             record,
             *([plan] if plan.outputs else ()),  # everything is computed whole
-            *([static] if static.inputs else ()),  # otherwise conditions never change
+            *([conditions] if conditions.inputs else ()),  # otherwise conditions never change
             update,
         ]
         return [arranging(self._arranged), *functions] if self._arranged else functions

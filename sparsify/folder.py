@@ -72,7 +72,7 @@ class FolderSignature:
     ``{"value": name}`` and ``{"constant": ...}``."""
     values: dict[str, Value]
     graphs: dict[str, GraphFile]
-    """record, plan (if an update reads tables), update; static (makes the conditions anew) if
+    """record, plan (if an update reads tables), update; conditions (makes them again) if
     they depend on inputs; arrange
     (makes constants from weights, once at load) if the format has no such constants itself."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)

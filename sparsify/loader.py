@@ -154,8 +154,8 @@ class Loaded:
                 raise no_site_follows()
             return self._outputs(baseline.values)
         conditions: Values = {}
-        if not same and "static" in self._run:
-            conditions = self._call("static", baseline.values | inputs)
+        if not same and "conditions" in self._run:
+            conditions = self._call("conditions", baseline.values | inputs)
         return self._outputs(
             self._call("update", baseline.values | conditions | plan.tables | inputs)
         )

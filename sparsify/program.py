@@ -29,6 +29,7 @@ from .passes.analyze import AnalyzeLayout
 from .passes.blend import blended
 from .passes.canonicalize import Canonicalize
 from .passes.channels_last import ChannelsLast
+from .passes.facts import facts
 from .passes.fuse import Fuse
 from .passes.layout import Grid
 from .passes.masks import PropagateMasks
@@ -42,7 +43,7 @@ from .state import State, Weights
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-Stage = Literal["record", "dense", "static", "update", "again", "commit"]
+Stage = Literal["record", "dense", "conditions", "update", "again", "commit"]
 
 
 def _as_captured(method: Function) -> Function:
@@ -186,7 +187,7 @@ class Program:
         """Active sites only."""
         conditions = baseline.conditions
         if not self._same_inputs(baseline, call.leaves):
-            conditions = self._run("static", *call.leaves, *baseline.expanded())
+            conditions = self._run("conditions", *call.leaves, *baseline.expanded())
         inputs = (*call.leaves, *tables.tables, *baseline.expanded(), *conditions)
         held = {condition.untyped_storage().data_ptr() for condition in conditions}
         if not commit:
@@ -279,7 +280,7 @@ class Program:
         """Every output lies on a grid, so an empty mask leaves all of them as recorded."""
         outputs = cast(Any, self.joint.graph.output_node().args[0])
         nodes = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Node)]
-        return all(isinstance(node.meta["mask"], Node) for node in nodes)
+        return all(facts(node).mask is not None for node in nodes)
 
     @functools.cached_property
     def key(self) -> ProgramKey:
@@ -319,7 +320,7 @@ class Program:
         if current == self._folded_for:
             return
         graphs = self.graphs
-        made = graphs.record, graphs.dense, graphs.static, *graphs.updates
+        made = graphs.record, graphs.dense, graphs.conditions, *graphs.updates
         for fold in graphs.folds:
             value = fold(self.joint)
             for graph in made:
@@ -338,7 +339,7 @@ def _emitted(
     Recording and committing happen once a picture: compiling them would seldom pay.
     """
     stages: dict[str, Emitted] = {
-        name: Emitted(getattr(graphs, name)) for name in ("update", "again", "static", "dense")
+        name: Emitted(getattr(graphs, name)) for name in ("update", "again", "conditions", "dense")
     }
     if config.backend == "inductor":
         sizes = [given + index for index, grows in enumerate(graphs.dynamic) if grows]

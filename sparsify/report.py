@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from .codegen import ops
+from .passes.facts import facts
 from .passes.fuse import Fused
-from .passes.layout import Grid, Layout
+from .passes.layout import Grid
 from .passes.macs import macs
 from .passes.partition import ThreeGraphs
 from .plan import Tables
@@ -164,7 +165,7 @@ def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, i
     baseline, by node."""
     nodes = [n for n in graphs.dense.graph.nodes if _is_of_model(n)]
     masks = tables.masks if tables is not None else {}
-    working = {mask.name for n in nodes if macs(n) and isinstance(mask := n.meta["mask"], Node)}
+    working = {mask.name for n in nodes if macs(n) and (mask := facts(n).mask)}
     widest: dict[Grid, Tensor] = {}
     for name in sorted(masks, key=lambda name: (name not in working, -int(masks[name].sum()))):
         widest.setdefault(_size(masks[name]), masks[name])
@@ -184,15 +185,15 @@ def _is_of_model(node: Node) -> bool:
 
 
 def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> NodeReport:
-    mask, layout = node.meta["mask"], node.meta["layout"]
+    mask, layout = facts(node).mask, facts(node).layout
     dense = macs(node)
-    share = active.get(mask.name, 1.0) if isinstance(mask, Node) else 1.0
+    share = active.get(mask.name, 1.0) if mask else 1.0
     return NodeReport(
         name=node.name,
         operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
         state=_state(node),
-        reason=node.meta.get("reason", ""),
-        grid=layout.grid if isinstance(layout, Layout) else None,
+        reason=facts(node).reason,
+        grid=layout.grid if layout else None,
         macs=dense,
         macs_now=round(dense * share),
         kept=kept.get(node.name, 0),
@@ -201,11 +202,11 @@ def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> N
 
 
 def _state(node: Node) -> State:
-    if node.meta["mask"] is None:
+    if not facts(node).edited:
         return "static"
-    if isinstance(node.meta["mask"], Node):
+    if facts(node).mask is not None:
         return "packed"
-    return "dense" if isinstance(node.meta["layout"], Layout) else "fallback"
+    return "dense" if facts(node).layout else "fallback"
 
 
 def _function(node: Node) -> str:

@@ -8,7 +8,7 @@ from .codegen import kernels
 from .codegen.emit import readable
 from .passes.partition import ThreeGraphs
 
-_GRAPHS = ("record", "plan", "static", "update", "commit")
+_GRAPHS = ("record", "plan", "conditions", "update", "commit")
 _KERNELS = ("gather_conv", "overlay_attention", "group_statistics")
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import assume
 from hypothesis import strategies as st
 from sparsify.codegen import ops
+from sparsify.passes.facts import facts
 from sparsify.passes.recompute import follows
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
@@ -59,10 +60,10 @@ class Reference:
         run = Arrangements(self.module, nodes[0])
         with torch.no_grad():
             run.run(*recipe.inputs())
-        packed = [node for node in nodes if isinstance(node.meta.get("mask"), Node)]
+        packed = [node for node in nodes if facts(node).mask is not None]
         lost = [node for node in packed if node not in run.found]
         # On so few sites a change of one can be one of all: trying cannot tell.
-        assume(all(prod(node.meta["layout"].grid) > 4 for node in lost))
+        assume(all(prod(facts(node).layout.grid) > 4 for node in lost))
         assert not lost, f"updated in part, but on no grid: {lost}"
         self._packed = {node: run.found[node] for node in packed}
         self._wraps = self._wrapped(0), self._wrapped(1)
@@ -181,7 +182,7 @@ def _copies(node: Node) -> bool:
 
 
 def _follows(node: Node) -> bool:
-    return isinstance(node.meta.get("mask"), Node) and follows(node)
+    return facts(node).mask is not None and follows(node)
 
 
 def _dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool]) -> Tensor:

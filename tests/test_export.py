@@ -82,7 +82,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 def agrees_with_the_oracle(
     path: Path, format: Any, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
 ) -> None:
-    """For edits, and for other conditions, which ``static`` has to follow."""
+    """For edits, and for other conditions, which ``conditions`` has to follow."""
     options = {"backend": "eager", "dense_share": 0.0, **vars(fixed)}
     before = recipe.inputs()
     sparse = sparsify.sparsify(recipe.build(), **options)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sparsify.codegen.errors import VerifyError
 from sparsify.passes.analyze import AnalyzeLayout
 from sparsify.passes.canonicalize import Canonicalize
+from sparsify.passes.facts import facts, note
 from sparsify.passes.layout import Layout, Unmatched, broadcast
 from sparsify.passes.verify import Inspect
 from torch import Tensor
@@ -98,7 +99,7 @@ def test_convolution_is_packed() -> None:
         take = take(flatten_using_ints, active_sites)
         same_sites = same_sites(getitem, active_sites)
         take_rows = take_rows(to_rows, getitem_1)
-        gather_conv = gather_conv(take, take_rows, same_sites, folded_0, conv_bias)
+        gather_conv = gather_conv(take, take_rows, same_sites, const_0, conv_bias)
         relu_default = relu(gather_conv)
         overlay_image = overlay_image(relu, relu_default, active_sites)
         """,
@@ -141,8 +142,8 @@ def test_conditions_are_computed_outside_the_update() -> None:
     x, timestep, context = small_inputs()
     graphs = sparse.graphs(x, timestep, context)
     assert "cos(" not in text(graphs.update.graph)
-    assert text(graphs.static.graph).count("cos(") == 1
-    assert "conv2d" not in text(graphs.static.graph)
+    assert text(graphs.conditions.graph).count("cos(") == 1
+    assert "conv2d" not in text(graphs.conditions.graph)
     _, baseline = sparse.record(x, timestep, context)
     update = sparse.update(baseline, x, timestep + 1, -context, mask=torch.ones(16, 16).bool())
     dense = sparse(x, timestep + 1, -context)
@@ -206,7 +207,7 @@ def test_a_small_grid_gathers_what_a_nearest_resize_reads() -> None:
 )
 def test_refusals_say_why(function: Callable[[Any, Tensor], Any], reason: str) -> None:
     module = AnalyzeLayout((Layout.image(IMAGE),))(Canonicalize()(captured(function)))
-    reasons = [node.meta.get("reason", "") for node in module.graph.nodes]
+    reasons = [facts(node).reason for node in module.graph.nodes]
     assert any(reason in found for found in reasons), reasons
 
 
@@ -227,6 +228,6 @@ def test_verifier_catches_a_broken_stage() -> None:
     with pytest.raises(VerifyError, match="is a copy"):
         Inspect()("Canonicalize", module)
     for node in module.graph.nodes:
-        node.meta.update(edited=node.op == "call_function", layout=None)
+        note(node, edited=node.op == "call_function", layout=None)
     with pytest.raises(VerifyError, match="neither a layout nor a reason"):
         Inspect()("AnalyzeLayout", module)

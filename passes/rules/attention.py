@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, is_edited, layout_of, register, shape_of, source, static
+from .base import Rule, argument, is_edited, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ class Attention(Rule):
     """``scaled_dot_product_attention(q, k, v)`` on [..., L, d]: sites are queries, or a batch."""
 
     def layout(self, node: Node) -> Layout:
-        static(node, "attn_mask")
+        require_unedited(node, "attn_mask")
         if not is_edited(source(node)):
             raise Unmatched("queries are not on a grid")
         query = layout_of(source(node))
@@ -63,7 +63,7 @@ class Attention(Rule):
         if _batched(layout_of(node)):
             full = [self._at_sites(place, other, layout_of(query)) for other in pair]
         else:
-            full = [place.dense(other) for other in pair]
+            full = [place.materialise(other) for other in pair]
         if rest:
             rest[0] = self._mask(node, place)
         kwargs = dict(node.kwargs)
@@ -75,7 +75,7 @@ class Attention(Rule):
         """The rows of the mask that belong to the queries, if it has one for each."""
         mask: Node | None = argument(node, "attn_mask")
         if mask is None or _batched(layout_of(node)):
-            return mask and place.dense(mask)
+            return mask and place.materialise(mask)
         return place.aligned(mask, layout_of(node).replace(-1, shape_of(mask)[-1]))
 
     def _at_sites(self, place: Place, other: Any, query: Layout) -> Node:
@@ -155,8 +155,8 @@ class MatMul(Rule):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
             return place.call(products.matmul, *factors)
         if self._on_columns(node):
-            return place.call(products.matmul, place.dense(first), place.packed(second))
-        return place.call(products.matmul, place.packed(first), place.dense(second))
+            return place.call(products.matmul, place.materialise(first), place.packed(second))
+        return place.call(products.matmul, place.packed(first), place.materialise(second))
 
     def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:
         rows, columns = shape_of(factor)[-2:]

@@ -11,6 +11,7 @@ from sparsify.codegen import products
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout, Unmatched
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def source(node: Node, index: int = 0) -> Node:
 
 def layout_of(node: Node) -> Layout:
     """The layout of an operand; without one nothing behind it can be packed."""
-    layout = node.meta.get("layout")
+    layout = facts(node).layout
     if not isinstance(layout, Layout):
         raise Unmatched(f"the arrangement of {node.name} is unknown")
     return layout
@@ -131,7 +132,7 @@ def few_rows(node: Node) -> bool:
     if source(node, 1).op != "get_attr":
         return False
     rows = shape_of(node)[0] * math.prod(layout_of(node).grid or ())
-    return rows * (_TYPICAL_EDIT if isinstance(node.meta["mask"], Node) else 1) <= _FEW_ROWS
+    return rows * (_TYPICAL_EDIT if facts(node).mask is not None else 1) <= _FEW_ROWS
 
 
 def permutation(node: Node) -> list[int] | None:
@@ -151,7 +152,7 @@ def permutation(node: Node) -> list[int] | None:
 
 def is_edited(arg: object) -> bool:
     """True for a node that an edited input reaches."""
-    return isinstance(arg, Node) and bool(arg.meta.get("edited"))
+    return isinstance(arg, Node) and facts(arg).edited
 
 
 def image_layout(node: Node) -> Layout:
@@ -162,7 +163,7 @@ def image_layout(node: Node) -> Layout:
     return layout
 
 
-def static(node: Node, *names: str) -> None:
+def require_unedited(node: Node, *names: str) -> None:
     """Refuses a node whose parameters (weights, biases, masks) depend on the edit."""
     for name in names:
         if is_edited(argument(node, name)):

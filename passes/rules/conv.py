@@ -9,6 +9,7 @@ from sparsify.codegen import ops, products
 from sparsify.codegen.geometry import Geometry, Pair, TransposedWindow, Window
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout, Unmatched
 from ..place import Place
 from .base import (
@@ -19,10 +20,10 @@ from .base import (
     layout_of,
     pair,
     register,
+    require_unedited,
     shape_of,
     small_grid,
     source,
-    static,
 )
 from .resample import PadRule
 
@@ -43,7 +44,7 @@ class Conv(Rule):
     """conv2d and conv_transpose2d with any kernel, stride, padding, dilation and groups."""
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight", "bias")
+        require_unedited(node, "weight", "bias")
         image_layout(node)
         return Layout.image(shape_of(node))
 
@@ -65,10 +66,10 @@ class Conv(Rule):
         bias = place.plain(argument(node, "bias"))
         weight = argument(node, "weight")
         if self._is_linear(node):
-            matrix = place.fold(weight, products.linear_weight, few_rows(node))
+            matrix = place.prepack(weight, products.linear_weight, few_rows(node))
             return place.call(products.packed_linear, place.packed(image), matrix, bias)
         form = (argument(node, "groups"), self._transposed(node), weight.op == "get_attr")
-        matrix = place.fold(weight, products.conv_weight, *form)
+        matrix = place.prepack(weight, products.conv_weight, *form)
         x, halo, kernel_map = place.taps(image, geometry)
         return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias)
 
@@ -76,7 +77,7 @@ class Conv(Rule):
         if layout_of(node).grid is None:
             return None
         image, _ = self._image(node)
-        packed_input = isinstance(image.meta["mask"], Node)
+        packed_input = facts(image).mask is not None
         if not packed_input and (not small_grid(node) or argument(node, "groups") != 1):
             return None  # the library convolution is as fast or faster
         height, width = shape_of(node)[-2:]

@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, few_rows, layout_of, register, shape_of, source, static
+from .base import Rule, argument, few_rows, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ class Linear(Rule):
     """``linear(x, weight, bias)`` with a plain last axis."""
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight", "bias")
+        require_unedited(node, "weight", "bias")
         if len(shape_of(source(node, 1))) != 2:
             raise Unmatched("the weight is not a matrix")
         return layout_of(source(node)).replace(-1, shape_of(node)[-1])
@@ -27,8 +27,8 @@ class Linear(Rule):
         return self._on(place.packed(source(node)), node, place)
 
     def emit_all(self, node: Node, place: Place) -> Node:
-        return self._on(place.dense(source(node)), node, place)
+        return self._on(place.materialise(source(node)), node, place)
 
     def _on(self, rows: Node, node: Node, place: Place) -> Node:
-        weight = place.fold(source(node, 1), products.linear_weight, few_rows(node))
+        weight = place.prepack(source(node, 1), products.linear_weight, few_rows(node))
         return place.call(products.linear, rows, weight, place.plain(argument(node, "bias")))

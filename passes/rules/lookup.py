@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, layout_of, register, source, static
+from .base import Rule, argument, layout_of, register, require_unedited, source
 from .pointwise import Reduce
 
 aten = torch.ops.aten
@@ -21,7 +21,7 @@ class Embedding(Rule):
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight")
+        require_unedited(node, "weight")
         width = node.meta["val"].shape[-1]
         return Layout((*layout_of(source(node, 1)).dims, plain(width)))
 
@@ -35,7 +35,7 @@ class Distances(Rule):
     """``cdist(x, codes)``: rows x [..., L, C] on sites, codes [..., K, C] -> [..., L, K]."""
 
     def layout(self, node: Node) -> Layout:
-        static(node, "x2")
+        require_unedited(node, "x2")
         layout = layout_of(source(node))
         if not layout.packable or not layout.merged or layout.site_dim != len(layout.dims) - 2:
             raise Unmatched("the sites are not the rows")

@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, is_edited, layout_of, register, source, static
+from .base import Rule, argument, is_edited, layout_of, register, require_unedited, source
 
 aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ class ChannelNorm(Rule):
     cheap = True
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight", "bias")
+        require_unedited(node, "weight", "bias")
         layout = layout_of(source(node))
         axes = len(argument(node, "normalized_shape"))
         if not all(layout.is_plain(-dim) for dim in range(1, axes + 1)):

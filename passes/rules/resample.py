@@ -10,6 +10,7 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Bilinear, Geometry, Nearest, Pad, Pair, Window
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout, Space, Unmatched, joint, plain
 from ..place import Place
 from .base import Rule, argument, image_layout, layout_of, pair, register, shape_of, source
@@ -68,7 +69,7 @@ class NearestRule(Resample):
     def emit_all(self, node: Node, place: Place) -> Node | None:
         """A smaller map reads few of the sites: no need to write the others out."""
         in_grid, out_grid = self.grids(node)
-        if not isinstance(source(node).meta["mask"], Node) or prod(out_grid) >= prod(in_grid):
+        if facts(source(node)).mask is None or prod(out_grid) >= prod(in_grid):
             return None
         return place.call(ops.unpack, self.emit(node, place), *out_grid)
 

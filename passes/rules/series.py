@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
-from .base import Rule, layout_of, register, shape_of, source, static
+from .base import Rule, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ class Series(Rule):
     """Convolutions, pools and resizing of [sites, C, T]."""
 
     def layout(self, node: Node) -> Layout:
-        static(node, "weight", "bias")
+        require_unedited(node, "weight", "bias")
         layout = layout_of(source(node))
         if not layout.packable or not layout.merged or layout.site_dim != 0:
             raise Unmatched("the sites are not the batch")

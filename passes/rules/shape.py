@@ -10,6 +10,7 @@ from sparsify.codegen import ops
 from sparsify.codegen.geometry import Window
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout, Space, Unmatched, plain
 from ..place import Place
 from .base import Rule, argument, is_edited, layout_of, permutation, register, shape_of, source
@@ -200,7 +201,7 @@ class Slice(Rule):
     def emit_all(self, node: Node, place: Place) -> Node | None:
         """The text beside the sites is in the packed value: no need to write the others out."""
         layout = layout_of(source(node))
-        if not isinstance(source(node).meta["mask"], Node) or layout_of(node).grid is not None:
+        if facts(source(node)).mask is None or layout_of(node).grid is not None:
             return None
         return None if layout.is_plain(self._range(node)[0]) else self._cut(node, place)
 

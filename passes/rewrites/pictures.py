@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout
 from ..rules.base import argument, shape_of, source
 from .base import call, permuted, reshaped
@@ -43,7 +44,7 @@ def stride_picture(node: Node) -> Node | None:
 
 def _elsewhere(node: Node) -> tuple[int, int] | None:
     """The axes of rows and columns of the operand, unless it is an image [N, C, H, W]."""
-    layout = source(node).meta["layout"]
+    layout = facts(source(node)).layout
     if not isinstance(layout, Layout) or (layout.is_image and len(layout.dims) == 4):
         return None
     names = [[axis.name for axis in dim] for dim in layout.dims]

@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..facts import facts
 from ..layout import Layout
 from ..rules.base import argument, pair, shape_of, source
 from .base import call
@@ -77,7 +78,7 @@ def over_frames(node: Node) -> Node | None:
     """
     if node.target is not aten.conv2d.default:
         return None
-    layout = source(node).meta["layout"]
+    layout = facts(source(node)).layout
     if not isinstance(layout, Layout) or not layout.is_plain(2) or layout.is_plain(3):
         return None
     kernel = shape_of(source(node, 1))[2:]
@@ -101,7 +102,7 @@ def over_tokens(node: Node) -> Node | None:
     """conv1d of width one on [N, C, sites] -> product. Requires layouts."""
     if node.target is not aten.conv1d.default or argument(node, "groups") != 1:
         return None
-    layout, weight = source(node).meta["layout"], source(node, 1)
+    layout, weight = facts(source(node)).layout, source(node, 1)
     if not isinstance(layout, Layout) or layout.is_plain(2) or shape_of(weight)[2] != 1:
         return None
     if shape_of(node)[2] != shape_of(source(node))[2]:

@@ -13,6 +13,7 @@ import torch
 from sparsify.codegen import ops
 from torch.fx import Node
 
+from ..facts import facts
 from ..layout import Layout
 from ..rules.base import shape_of, source
 from .base import call, permuted, reshaped
@@ -43,7 +44,7 @@ def patches(node: Node) -> Node | None:
     """Reshape [..., H, W, ...] -> [..., h, p, w, q, ...], or the way back, of a grid."""
     if node.target is not aten.reshape.default:
         return None
-    layout = source(node).meta["layout"]
+    layout = facts(source(node)).layout
     if not isinstance(layout, Layout) or layout.grid is None:
         return None
     sizes, names = _unmerged(layout)

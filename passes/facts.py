@@ -1,0 +1,45 @@
+"""What the passes know of a node: one record, to which each pass adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.fx import Node
+
+from .layout import Layout
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Never changed: copies of a node may share it. :func:`note` gives a node another one."""
+
+    edited: bool = False
+    """Does an edited input reach it?"""
+    varies: bool = False
+    """Is it another value for other inputs?"""
+    layout: Layout | None = None
+    """What its axes mean; None for an edited value: nobody knows, so it is computed whole."""
+    mask: Node | None = None
+    """The plan node, bool, of its active sites; None: computed whole, if it is edited at all."""
+    reason: str = ""
+    """Why it is computed whole."""
+    stage: str = ""
+    dynamic: bool = False
+    """Of a table: is its first size a number of active sites?"""
+    recorded: Node | None = None
+    """Of an input and a condition of the update: the record node that it stands for."""
+
+
+_NOTHING = Facts()
+
+
+def facts(node: Node) -> Facts:
+    """What is known of ``node``."""
+    known: Facts = node.meta.get("facts", _NOTHING)
+    return known
+
+
+def note(node: Node, **known: Any) -> None:
+    """Adds to what is known of ``node``: fields of :class:`Facts`."""
+    node.meta["facts"] = replace(facts(node), **known)
