@@ -14,29 +14,27 @@ from .packed import Fold
 
 
 @dataclass(frozen=True)
-class FoldConstants:
-    """Weights behind a norm of their own, a merged adapter, resized embeddings of positions: as
-    nodes they would be computed by every run and kept by every baseline.
+class Constants(Pass):
+    """Puts what no input reaches into the stage "constants": weights behind a norm of their own,
+    merged adapters, resized embeddings of positions. Computed once, and again when weights change;
+    in another stage each run would compute them, and each baseline keep them.
 
-    Requires a canonical graph and ensures one. Leaves the folds under ``module.meta["folds"]``.
-    Views of weights cost nothing and stay nodes.
+    Weights and their views, which cost nothing, belong to every stage, and so do results of the
+    model, which are the caller's.
     """
 
+    requires: ClassVar[tuple[str, ...]] = ("canonical",)
+    ensures: ClassVar[tuple[str, ...]] = ("constants",)
+
     def __call__(self, module: GraphModule) -> GraphModule:
-        graph = module.graph
-        found = _constants(graph)
-        folds: list[Fold] = []
-        for node in found:
-            if any(user not in found for user in node.users) and _is_kept(node):
-                fold = _fold(f"const_{len(folds)}", node)
-                weights = [operator.attrgetter(name)(module) for name in fold.weights]
-                value = fold(module) if weights else None
-                if value is not None and not _shares_memory(value, weights):
-                    folds.append(fold)
-                    _replace(module, node, fold.name, value)
-        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        module.meta["folds"] = folds
-        module.recompile()
+        values, memory = Interpreter(module, garbage_collect_values=False), set[int]()
+        for node in _constants(module.graph):
+            values.env[node] = value = values.run_node(node)
+            if node.op == "get_attr":
+                memory |= _memory(value)
+            is_result = any(user.op == "output" for user in node.users)
+            is_free = is_result or node.op == "get_attr" or bool(_memory(value) & memory)
+            note(node, stage=ANYWHERE if is_free else "constants")
         return module
 
 
@@ -55,50 +53,7 @@ def _constants(graph: Graph) -> dict[Node, None]:
     return found
 
 
-def _is_kept(node: Node) -> bool:
-    """A tensor, and none of the results, which are the caller's."""
-    is_result = any(user.op == "output" for user in node.users)
-    return node.op != "get_attr" and isinstance(node.meta.get("val"), Tensor) and not is_result
-
-
-def _fold(name: str, node: Node) -> Fold:
-    """``node`` and all that it needs, as a function of weights."""
-    needed, stack = {node}, [node]
-    while stack:
-        new = [arg for arg in stack.pop().all_input_nodes if arg not in needed]
-        needed.update(new)
-        stack.extend(new)
-    ordered = [n for n in node.graph.nodes if n in needed]
-    weights = tuple(dict.fromkeys(str(n.target) for n in ordered if n.op == "get_attr"))
-    graph = Graph()
-    given = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(weights)}
-    copies: dict[Node, Node] = {}
-    for n in ordered:
-        is_weight = n.op == "get_attr"
-        copies[n] = given[str(n.target)] if is_weight else graph.node_copy(n, copies.__getitem__)
-    graph.output(copies[node])
-    return Fold(name, weights, _function(GraphModule(torch.nn.Module(), graph)), ())
-
-
-def _function(module: GraphModule) -> Callable[..., Tensor]:
-    """Which, unlike a module, a node can call."""
-
-    def constant(*weights: Tensor) -> Tensor:
-        value: Tensor = module(*weights)
-        return value
-
-    return constant
-
-
-def _shares_memory(value: Tensor, weights: list[Tensor]) -> bool:
-    """Also without any, on the meta device."""
-    memory = {weight.untyped_storage()._cdata for weight in weights}
-    return value.untyped_storage()._cdata in memory
-
-
-def _replace(module: GraphModule, node: Node, name: str, value: Tensor) -> None:
-    module.register_buffer(name, value, persistent=False)
-    with module.graph.inserting_before(node):
-        constant = module.graph.get_attr(name)
-    constant.meta.update(node.meta)
-    node.replace_all_uses_with(constant)
+def _memory(value: object) -> set[int]:
+    """Where it lies; known on the meta device too."""
+    leaves = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    return {leaf.untyped_storage()._cdata for leaf in leaves}

@@ -1,125 +1,246 @@
-"""Cuts the joint graph into record, plan and update (and more): pure functions."""
+"""Cuts the joint graph into graphs that exchange values by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from sparsify.codegen import ops
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_map_only
 
+from .base import Pass
 from .facts import facts
-from .packed import Fold, Packed
-from .reads import Read, find_reads
+from .graphs import Constant, Graphs, NamedGraph
+from .packed import Packed
+from .reads import Read, find_read
+
+ANYWHERE = "weights"
+"""The stage of weights and their views: every graph has its own."""
 
 
 @dataclass(frozen=True)
-class ThreeGraphs:
-    """The rewritten model.
+class Stage:
+    """Nodes that run together. What they read of another stage becomes an argument, and a result
+    of that stage's graphs, called by the other's ``kind``."""
 
-    record ``(*inputs) -> (outputs, baseline values, conditions)``; dense ``(*inputs) -> outputs``
-    is the model alone, for edits too large to gain from a baseline; plan ``(mask) -> (tables,
-    masks)``; update ``(*inputs, *tables, *baseline values, *conditions) -> outputs``; commit and
-    again take the same: commit returns ``(outputs, new baseline values)``, and again is the
-    update from such values, whose sites are of several runs. *Conditions* are what no edit
-    reaches (embeddings of time and text); conditions ``(*inputs, *baseline values) -> conditions``
-    makes them anew when those inputs are not the recorded ones, of the recorded noise.
+    name: str
+    reads: tuple[str, ...]
+    kind: str
+
+
+STAGES = (
+    Stage("constants", (), "constant"),
+    Stage("plan", (), "table"),
+    Stage("record", ("constants",), "baseline"),
+    Stage("conditions", ("constants", "record"), "condition"),
+    Stage("update", ("constants", "plan", "record", "conditions"), "current"),
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph: the nodes of ``stage`` that some kinds of values need.
+
+    A value of another stage is given in the form that it has in this one: what stands for a
+    recorded output in the update, and for a condition in the record. Values of kinds that a graph
+    ``takes`` are arguments, though its own stage computes them.
     """
 
-    record: GraphModule
-    dense: GraphModule
-    plan: GraphModule
-    conditions: GraphModule
-    update: GraphModule
-    again: GraphModule
-    """The update itself, where nothing that it recomputes hangs on the run."""
-    commit: GraphModule
-    dynamic: tuple[bool, ...]
-    """Per table: is its first size a number of active sites?"""
-    mask_names: tuple[str, ...]
-    """The masks that the plan returns beside its tables."""
-    folds: tuple[Fold, ...]
-    kept: tuple[str, ...]
-    """The model's node behind each baseline value."""
-    copies: tuple[int, ...]
-    """Per baseline value: the first that is the same one until a commit, mostly itself."""
-    reads: tuple[Read | None, ...]
-    """Per baseline value: which of its rows an update reads."""
-    most_rows: int | None = None
-    """Of a table, for any mask; None where shapes were not propagated."""
+    name: str
+    stage: str
+    gives: tuple[str, ...]
+    takes: tuple[str, ...] = ()
 
-    @property
-    def updates(self) -> tuple[GraphModule, ...]:
-        """What computes at active sites, each once."""
-        return tuple(dict.fromkeys((self.update, self.again, self.commit)))
+
+CUTS = (
+    Cut("constants", "constants", ("constant",)),
+    Cut("plan", "plan", ("table", "mask")),
+    Cut("record", "record", ("output", "baseline", "condition")),
+    Cut("dense", "record", ("output",)),
+    Cut("conditions", "conditions", ("condition",)),
+    Cut("update", "update", ("output",)),
+    Cut("again", "update", ("output",)),
+    Cut("commit", "update", ("output", "baseline")),
+)
+"""record ``inputs -> outputs, baseline values, conditions``; dense is the model alone, for edits
+too large to gain from a baseline; plan ``mask -> tables, masks``; update ``inputs, tables, baseline
+values, conditions -> outputs``, again the same from committed values, whose sites are of several
+runs; commit also returns the new baseline values. *Conditions* are what no edit reaches
+(embeddings of time and text); their graph makes them again when those inputs are not the recorded
+ones, of the recorded noise. *Constants* are made from weights alone."""
 
 
 @dataclass(frozen=True)
-class Partition:
-    """Requires a packed joint graph; what crosses between stages becomes outputs and inputs."""
+class Partition(Pass):
+    """What crosses between stages becomes results and arguments; nothing is listed by hand."""
 
-    def __call__(self, module: GraphModule) -> ThreeGraphs:
-        packed: Packed = module.meta["packed"]
-        nodes = list(module.graph.nodes)
-        inputs = [n for n in nodes if n.op == "placeholder" and facts(n).stage == "record"]
-        mask = [n for n in nodes if n.op == "placeholder" and facts(n).stage == "plan"]
-        placeholders = [n for n in nodes if n.op == "placeholder"]
-        edited = {facts(n).recorded: n for n in placeholders}
+    requires: ClassVar[tuple[str, ...]] = ("packed",)
+    ensures: ClassVar[tuple[str, ...]] = ("graphs",)
 
-        baseline, drawn, made, committed = _remembered(packed)
-        tables = _read_by([packed.outputs, committed], "plan")
-        conditions = [facts(node).recorded for node in made]
-        used = [facts(n).mask for n in nodes]
-        masks = list(dict.fromkeys(mask for mask in used if mask))
-        outputs = module.graph.output_node().args[0]
-        new_inputs = [edited[n] for n in inputs]
-        arguments = [*new_inputs, *tables, *baseline, *made]
-        again = _extract(module, arguments, packed.outputs, "Again")
-        given = again.graph.find_nodes(op="placeholder")[len(inputs) :]
-        remembered = given[len(tables) : len(tables) + len(baseline)]
-        recorded = [_itself(node) for node in baseline]
-        reads = find_reads(remembered, given[: len(tables)])
-        return ThreeGraphs(
-            record=_extract(module, inputs, (outputs, recorded, conditions), "Record"),
-            dense=_extract(module, inputs, outputs, "Dense"),
-            plan=_extract(module, mask, (tables, masks), "Plan"),
-            conditions=_extract(module, [*new_inputs, *baseline], made, "Conditions"),
-            update=_of_one_run(again),
-            again=again,
-            commit=_extract(module, arguments, (packed.outputs, committed), "Commit"),
-            dynamic=tuple(facts(n).dynamic for n in tables),
-            mask_names=tuple(n.name for n in masks),
-            folds=tuple(packed.folds),
-            kept=tuple(_of_model(node).name for node in baseline),
-            copies=tuple(recorded.index(node) for node in recorded),
-            reads=tuple(
-                None if node in drawn else read for node, read in zip(baseline, reads, strict=True)
-            ),
+    stages: tuple[Stage, ...] = STAGES
+    cuts: tuple[Cut, ...] = CUTS
+
+    def apply(self, graphs: Graphs) -> Graphs:
+        crossing = _Crossing(graphs.joint, self)
+        crossing.find()
+        parts = crossing.extracted()
+        baseline = crossing.nodes("baseline")
+        return replace(
+            graphs,
+            parts=parts,
+            outputs=crossing.outputs,
+            dynamic=frozenset(n for n, node in crossing.nodes("table").items() if facts(node).dynamic),
+            kept={name: _of_model(node).name for name, node in baseline.items()},
+            copies=_copies(baseline),
+            reads=_reads(parts, baseline),
         )
 
 
-def _of_one_run(again: GraphModule) -> GraphModule:
-    """The update from a recorded run: what it recomputes is right for all sites."""
-    graph = Graph()
-    graph.output(graph.graph_copy(again.graph, {}))
-    choices = [n for n in graph.nodes if n.target is ops.of_one_run]
-    if not choices:
-        return again
-    for node in choices:
-        node.replace_all_uses_with(node.args[1])
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    update = GraphModule(again, graph, class_name="Update")
-    update.eval()
-    return update
+Value = Node | Mapping[str, Node]
+"""A value that crosses: the node that computes it, or the one that does so in each stage."""
 
 
-def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:
-    """The nodes that ``tree`` needs, in graph order; what stands behind ``stop`` is left out."""
+class _Crossing:
+    """The values that cross between stages, by kind and name; found by what the cuts need."""
+
+    def __init__(self, joint: GraphModule, partition: Partition) -> None:
+        self._joint, self._cuts = joint, partition.cuts
+        self._packed: Packed = joint.meta["packed"]
+        self._kinds = {stage.name: stage.kind for stage in partition.stages}
+        self._inputs = _inputs(joint.graph)
+        self._values: dict[str, dict[str, Value]] = {kind: {} for kind in self._kinds.values()}
+        self._values["output"], self.outputs = self._leaves()
+        masks = dict.fromkeys(mask for n in joint.graph.nodes if (mask := facts(n).mask))
+        self._values["mask"] = {f"mask.{node.name}": node for node in masks}
+        self._values |= joint.meta.get("values", {})
+
+    def _leaves(self) -> tuple[dict[str, Value], tuple[str | Constant, ...]]:
+        """The results of the model that are tensors, and all of them."""
+        leaves: Any = self._joint.graph.output_node().args[0]
+        current = iter(self._packed.outputs)
+        names = [f"output.{i}" for i in range(len(leaves))]
+        pairs = list(zip(names, leaves, strict=True))
+        values = {n: {"record": x, "update": next(current)} for n, x in pairs if _is_node(x)}
+        return {**values}, tuple(n if _is_node(x) else Constant(x) for n, x in pairs)
+
+    def find(self) -> None:
+        """What one graph needs can be a result of another that then needs more."""
+        found: dict[str, dict[Node, None]] = {kind: {} for kind in self._kinds.values()}
+        count = -1
+        while count < (count := sum(map(len, found.values()))):
+            for cut in self._cuts:
+                for node in self._needed(cut):
+                    if self._crosses(node, cut):
+                        found[self._kinds[facts(node).stage]][node] = None
+            self._number(found)
+
+    def _number(self, found: Mapping[str, Mapping[Node, None]]) -> None:
+        place = {node: index for index, node in enumerate(self._joint.graph.nodes)}
+        for kind, nodes in found.items():
+            ordered = sorted(nodes, key=place.__getitem__)
+            self._values[kind] = {f"{kind}.{i}": node for i, node in enumerate(ordered)}
+
+    def nodes(self, kind: str) -> dict[str, Node]:
+        """The values of a kind that crosses, by name."""
+        return {name: v for name, v in self._values[kind].items() if isinstance(v, Node)}
+
+    def _crosses(self, node: Node, cut: Cut) -> bool:
+        """Is it another stage's, and no input of the call?"""
+        return facts(node).stage not in (cut.stage, ANYWHERE) and not self._is_input(node, cut)
+
+    def _is_input(self, node: Node, cut: Cut) -> bool:
+        if node.op != "placeholder":
+            return False
+        return facts(node).recorded is not None or facts(node).stage == cut.stage
+
+    def _in(self, cut: Cut, kinds: Iterable[str]) -> dict[str, Node]:
+        """The nodes for the values of these kinds in the stage of ``cut``, by name."""
+        values = {name: v for kind in kinds for name, v in self._values[kind].items()}
+        return {name: self._form(value, cut.stage) for name, value in values.items()}
+
+    def _form(self, value: Value, stage: str) -> Node:
+        if not isinstance(value, Node):
+            return value[stage]
+        if stage == "record":
+            return _itself(facts(value).recorded or value)
+        return value if facts(value).stage == stage else self._packed.committed(value)
+
+    def _needed(self, cut: Cut) -> list[Node]:
+        taken = set(self._in(cut, cut.takes).values())
+        results = self._in(cut, cut.gives).values()
+        return _needed(results, lambda n: n in taken or self._crosses(n, cut))
+
+    def extracted(self) -> dict[str, NamedGraph]:
+        """The graphs, constants first: the others have them as attributes."""
+        parts: dict[str, NamedGraph] = {}
+        for cut in self._cuts:
+            parts[cut.name] = part = self._extracted(cut)
+            if cut.stage == "constants":
+                for name, value in zip(part.outputs, part.module(), strict=True):
+                    self._joint.register_buffer(attribute(name), value, persistent=False)
+        return parts
+
+    def _arguments(self, cut: Cut) -> dict[Node, str]:
+        """The nodes that are given to a graph, with their names; inputs of the call first."""
+        taken = {node: name for name, node in self._in(cut, cut.takes).items()}
+        names = {node: name for kind in self._kinds.values() for name, node in self.nodes(kind).items()}
+        order = ["input", *self._kinds.values()]
+        arguments = dict[Node, str]()
+        for node in self._needed(cut):
+            if node in taken or self._is_input(node, cut):
+                arguments[node] = taken.get(node) or self._inputs[node]
+            elif self._crosses(node, cut):
+                arguments[node] = names[node]
+
+        def rank(pair: tuple[Node, str]) -> tuple[int, int]:
+            kind, _, number = pair[1].partition(".")
+            return (order.index(kind) if kind in order else len(order)), int(number or 0)
+
+        return dict(sorted(arguments.items(), key=rank))
+
+    def _extracted(self, cut: Cut) -> NamedGraph:
+        arguments, graph, copies = self._arguments(cut), Graph(), dict[Node, Node]()
+        for node, name in arguments.items():
+            is_constant = name.startswith("constant.")
+            copies[node] = graph.get_attr(attribute(name)) if is_constant else graph.placeholder(node.name)
+            copies[node].meta.update(node.meta)
+        for node in self._needed(cut):
+            if node not in copies:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        results = self._in(cut, cut.gives)
+        graph.output(tuple(copies[node] for node in results.values()))
+        module = GraphModule(self._joint, graph, class_name=cut.name.capitalize())
+        module.eval()
+        given = (name for name in arguments.values() if not name.startswith("constant."))
+        return NamedGraph(module, tuple(given), tuple(results))
+
+
+def _inputs(graph: Graph) -> dict[Node, str]:
+    """The names of placeholders; of an edited input and the recorded one the same."""
+    placeholders = graph.find_nodes(op="placeholder")
+    recorded = [node for node in placeholders if facts(node).stage == "record"]
+    names = {node: f"input.{i}" for i, node in enumerate(recorded)}
+    for node in placeholders:
+        if node not in names:
+            own = facts(node).recorded
+            names[node] = names[own] if own else node.name
+    return names
+
+
+def attribute(name: str) -> str:
+    """Of a graph module: where it has a constant."""
+    return name.replace("constant.", "const_")
+
+
+def _is_node(leaf: object) -> bool:
+    return isinstance(leaf, Node)
+
+
+def _needed(results: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:
+    """The nodes that ``results`` need, in graph order; what stands behind ``stop`` is left out."""
     seen: set[Node] = set()
-    stack: list[Node] = []
-    tree_map_only(Node, stack.append, tree)
+    stack = list(results)
     if not stack:
         return []
     graph = stack[0].graph
@@ -132,27 +253,6 @@ def _needed(tree: Any, stop: Callable[[Node], bool]) -> list[Node]:
     return [node for node in graph.nodes if node in seen]
 
 
-def _remembered(packed: Packed) -> tuple[list[Node], list[Node], list[Node], list[Node]]:
-    """The recorded values that are read, those that conditions read, the conditions, and what
-    the recorded values become."""
-    baseline: list[Node] = []
-    while True:  # what one value becomes can need another
-        committed = [packed.committed[node] for node in baseline]
-        read = _read_by([packed.outputs, committed], "conditions")
-        made = [n for n in read if n.op != "placeholder"]
-        drawn = _read_by(made, "record", "conditions")
-        wider = [*_read_by([packed.outputs, committed], "record"), *drawn]
-        if set(wider) == set(baseline):
-            return baseline, drawn, made, committed
-        baseline = list(dict.fromkeys(wider))
-
-
-def _read_by(tree: Any, stage: str, reader: str = "update") -> list[Node]:
-    """The values of another ``stage`` that the ``reader`` of ``tree`` reads."""
-    nodes = _needed(tree, lambda node: facts(node).stage != reader)
-    return [n for n in nodes if facts(n).stage == stage and n.op != "get_attr"]
-
-
 def _itself(node: Node) -> Node:
     """The record node whose value ``node`` stands for."""
     return node.all_input_nodes[0] if node.target is ops.same else node
@@ -163,17 +263,24 @@ def _of_model(node: Node) -> Node:
     return node if "val" in node.meta else _of_model(node.all_input_nodes[0])
 
 
-def _extract(module: GraphModule, inputs: list[Node], outputs: Any, name: str) -> GraphModule:
-    """A graph module that computes ``outputs`` from ``inputs`` and the module's attributes."""
-    graph = Graph()
-    copies: dict[Node, Node] = {}
-    for node in inputs:
-        copies[node] = graph.placeholder(node.name)
-        copies[node].meta.update(node.meta)
-    for node in _needed(outputs, copies.__contains__):
-        if node not in copies:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tree_map_only(Node, copies.__getitem__, outputs))
-    extracted = GraphModule(module, graph, class_name=name)
-    extracted.eval()
-    return extracted
+def _copies(baseline: Mapping[str, Node]) -> dict[str, str]:
+    first: dict[Node, str] = {}
+    names = {name: first.setdefault(_itself(node), name) for name, node in baseline.items()}
+    return {name: other for name, other in names.items() if name != other}
+
+
+def _reads(parts: Mapping[str, NamedGraph], baseline: Iterable[str]) -> dict[str, Read]:
+    """What all graphs together read that serve a restricted baseline: commits do not."""
+    found: dict[str, Read | None] = {}
+    for part in parts.values():
+        if any(name in part.outputs for name in baseline):
+            continue
+        placeholders = part.graph.find_nodes(op="placeholder")
+        names = dict(zip(placeholders, part.inputs, strict=True))
+        tables = {node: name for node, name in names.items() if name.startswith("table.")}
+        for node, name in names.items():
+            if name.startswith("baseline."):
+                read = find_read(node, tables)
+                known = found.setdefault(name, read)
+                found[name] = known and read and known.both(read)
+    return {name: read for name, read in found.items() if read}

@@ -1,8 +1,8 @@
-"""Which rows of the recorded values an update reads."""
+"""Which rows of the remembered values an update reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsify.codegen import ops
@@ -14,30 +14,31 @@ class Read:
     """Rows of axis ``dim`` at the sites that some tables of the plan name."""
 
     dim: int
-    tables: tuple[int, ...]
+    tables: tuple[str, ...]
+
+    def both(self, other: Read) -> Read | None:
+        """What this and another graph read."""
+        tables = tuple(dict.fromkeys((*self.tables, *other.tables)))
+        return Read(self.dim, tables) if self.dim == other.dim else None
 
 
-def find_reads(values: Sequence[Node], tables: Sequence[Node]) -> tuple[Read | None, ...]:
-    """For each recorded value, a placeholder of the update graph; None if it is read whole."""
-    number = {table: index for index, table in enumerate(tables)}
-    return tuple(_read(value, number) for value in values)
-
-
-def _read(value: Node, number: dict[Node, int]) -> Read | None:
-    dims, used = set(), set()
+def find_read(value: Node, names: Mapping[Node, str]) -> Read | None:
+    """What a graph reads of ``value``, a placeholder; None if it reads all. ``names`` are those of
+    its tables."""
+    dims, used = set(), dict[str, None]()
     for user in value.users:
         if user.target not in (ops.take_rows, ops.take) or user.args[0] is not value:
             return None
         table = _table(user.args[1])
-        if table not in number:
+        if table not in names:
             return None
-        used.add(number[table])
+        used[names[table]] = None
         dims.add(1 if user.target is ops.take_rows else user.args[2])
     if len(dims) != 1:
         return None
     (dim,) = dims
     assert isinstance(dim, int)
-    return Read(dim, tuple(sorted(used)))
+    return Read(dim, tuple(used))
 
 
 def _table(sites: object) -> Node:

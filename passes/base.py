@@ -1,0 +1,40 @@
+"""What a pass is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from torch.fx import GraphModule
+
+from .graphs import Graphs
+
+
+class Pass:
+    """A rewrite of graphs; subclasses are frozen dataclasses, whose fields are its options.
+
+    ``requires`` and ``ensures`` name what has to hold before and what holds afterwards:
+    :data:`.verify.PROPERTIES`. ``graphs`` are those that it rewrites, one by one: the joint graph,
+    or some that :class:`.Partition` cuts from it.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
+    graphs: ClassVar[tuple[str, ...]] = ("joint",)
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        """One graph, rewritten; it may be changed in place."""
+        raise NotImplementedError
+
+    def apply(self, graphs: Graphs) -> Graphs:
+        """All graphs of the model, with those rewritten that are this pass's."""
+        joint, parts = graphs.joint, dict(graphs.parts)
+        if "joint" in self.graphs:
+            joint = self(joint)
+        for name in (name for name in self.graphs if name in parts):
+            parts[name] = replace(parts[name], module=self(parts[name].module))
+        return replace(graphs, joint=joint, parts=parts)
