@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import kernel_map as native
 from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow, read
-from .kernels import kernel_map as native
 from .operators import exporting
 
 _LEAST_STEP = 16

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-from sparsify.codegen import ops, tables
+from sparsify.codegen import norms, ops, tables
 from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
@@ -270,7 +270,7 @@ class Packer(Stages):
                 new = self._current[x]
                 repeated = (sites,) if self._options.padded else ()
                 both = self.update(
-                    ops.updated_statistics, new, old, *recorded, count, eps, *repeated
+                    norms.updated_statistics, new, old, *recorded, count, eps, *repeated
                 )
                 parts = tuple(self.update(operator.getitem, both, index) for index in (0, 1))
             self._memo[key] = parts

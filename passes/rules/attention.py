@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsify.codegen import ops, products
+from sparsify.codegen import opaque
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
@@ -69,7 +69,7 @@ class Attention(Rule):
         kwargs = dict(node.kwargs)
         if "attn_mask" in kwargs:
             kwargs["attn_mask"] = self._mask(node, place)
-        return place.call(ops.attention, place.packed(query), *full, *rest, **kwargs)
+        return place.call(opaque.attention, place.packed(query), *full, *rest, **kwargs)
 
     def _mask(self, node: Node, place: Place) -> Node | None:
         """The rows of the mask that belong to the queries, if it has one for each."""
@@ -153,10 +153,10 @@ class MatMul(Rule):
         first, second = source(node), source(node, 1)
         if _batched(layout_of(node)):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
-            return place.call(products.matmul, *factors)
+            return place.call(opaque.matmul, *factors)
         if self._on_columns(node):
-            return place.call(products.matmul, place.materialise(first), place.packed(second))
-        return place.call(products.matmul, place.packed(first), place.materialise(second))
+            return place.call(opaque.matmul, place.materialise(first), place.packed(second))
+        return place.call(opaque.matmul, place.packed(first), place.materialise(second))
 
     def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:
         rows, columns = shape_of(factor)[-2:]
