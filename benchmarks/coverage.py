@@ -66,22 +66,29 @@ def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]) -> Any:
+def oracle(
+    sparse: SparseModule, baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]
+) -> Any:
     """The outputs of the blended dense run on the recorded graph."""
-    program = baseline.program
-    graph, tables = program.graphs.record, program.plan(plan)
+    program = sparse._engine.program_of(baseline)
+    part, tables = program.graphs["dense"], program.plan(plan)
+    graph = part.module
+    numbers = [int(name.removeprefix("input.")) for name in part.inputs]
     if tables.is_dense:
-        inputs = program.edited_inputs(new, old, tables.masks)
-        outputs = program.graphs.dense(*inputs)
-        return program.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
+        inputs = program.runtime.edited_inputs(new, old, tables.masks)
+        outputs = graph(*(inputs[i] for i in numbers))
+        before = graph(*(old[i] for i in numbers))
+        return program.runtime.edited_outputs(outputs, before, tables.masks)
     by_node = {
-        node: tables.masks[facts(node).mask.name]
+        node: tables.masks[f"mask.{facts(node).mask.name}"]
         for node in graph.graph.nodes
         if facts(node).mask is not None
     }
     dense = DenseRun(graph)
-    dense.run(*old)
-    return Oracle(graph, dict(dense.env), by_node, program.config.norm).run(*new)[0]
+    dense.run(*(old[i] for i in numbers))
+    return Oracle(graph, dict(dense.env), by_node, program.config.norm).run(
+        *(new[i] for i in numbers)
+    )
 
 
 def fallbacks(report: Report) -> list[dict[str, Any]]:
@@ -130,7 +137,7 @@ def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
     old = bind(example.model, (), example.inputs).leaves
     worst = moved = 0.0
     for share in SHARES:
-        mask = centred_square(baseline.program.grid, share)
+        mask = centred_square(baseline.grid, share)
         new = edited(example, mask)
         plan = sparse.plan(mask)
         got = sparse.update(baseline, mask=plan, **new)
@@ -139,7 +146,7 @@ def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
             moved = relative(want, output)
         else:
             leaves = bind(example.model, (), new).leaves
-            want = oracle(baseline, plan, old, leaves)
+            want = oracle(sparse, baseline, plan, old, leaves)
         error = relative(got, want)
         worst = error if error != error else max(worst, error)
     if policy == "exact" and not moved:

@@ -99,7 +99,7 @@ def measure(
     }
     bounds = {}
     for share in SHARES:
-        plan = sparse.plan(centred_square(baseline.program.grid, share))
+        plan = sparse.plan(centred_square(baseline.grid, share))
         report = sparse.report()
         bounds[share] = report.macs_dense / report.macs_update
         edited = (args[0] + torch.randn_like(args[0]), *args[1:])

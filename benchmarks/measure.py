@@ -146,7 +146,7 @@ def _edits(sparse: SparseModule, baseline: Baseline, args: tuple[Any, ...]) -> l
     edits = []
     for share in SHARES:
         for kind in MASKS if share < 1 else ("square",):
-            mask = MASKS[kind](baseline.program.grid, share)
+            mask = MASKS[kind](baseline.grid, share)
             plan = sparse.plan(mask)
             new = torch.where(mask, torch.randn_like(args[0]), args[0])
             edit = Edit(share, kind, plan, (new, *args[1:]), sparse.report().macs_update)
@@ -279,7 +279,7 @@ def _row(
         "speedup": dense / best,
         "speedup_eager": dense / times[eager]["median_ms"],
         "is_dense": tables.is_dense,
-        "restricted_mib": prepared.baseline.restrict(edit.plan).nbytes / 2**20,
+        "restricted_mib": prepared.sparse.restrict(baseline, edit.plan).nbytes / 2**20,
         "tables_mib": total(tables.tables) / 2**20,
         "floor_ms": floor * 1e3,
         "floor_by": by,

@@ -96,8 +96,8 @@ int main(int argc, char** argv) {
   if (argc != 5) throw std::runtime_error("usage: aoti_update FOLDER RECORDED EDITED RESULT");
   const std::string folder = std::string(argv[1]) + "/";
   Values weights = read_safetensors(folder + "weights.safetensors");
-  if (std::filesystem::exists(folder + "arrange.pt2"))  // constants made from weights, once
-    weights = joined(Graph(folder + "arrange.pt2")({}, weights), weights);
+  if (std::filesystem::exists(folder + "constants.pt2"))  // constants made from weights, once
+    weights = joined(Graph(folder + "constants.pt2")({}, weights), weights);
 
   Graph record(folder + "record.pt2"), plan(folder + "plan.pt2"), update(folder + "update.pt2");
   const Values baseline = record(read_safetensors(argv[2]), weights);

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, GraphModule, Node
 
+from .base import Pass
 from .facts import facts, note
 from .layout import Layout, Unmatched
 from .rules import find_rule
@@ -16,13 +18,16 @@ from .rules.base import argument
 
 
 @dataclass(frozen=True)
-class AnalyzeLayout:
+class AnalyzeLayout(Pass):
     """Sets ``edited`` and ``layout`` on every node, and ``reason`` where no rule matches.
 
     ``inputs`` gives the layout of each placeholder, None for those that an edit leaves alone.
     Requires a canonical graph. A node without a layout is computed densely, and so is
     everything behind it.
     """
+
+    requires: ClassVar[tuple[str, ...]] = ("canonical",)
+    ensures: ClassVar[tuple[str, ...]] = ("layouts",)
 
     inputs: tuple[Layout | None, ...]
 

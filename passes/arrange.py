@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch.fx import GraphModule, Node
 
 from .analyze import AnalyzeLayout, interpret
+from .base import Pass
 from .canonicalize import VIEWS, Canonicalize
 from .rewrites.patches import patches
 from .rewrites.pictures import pad_picture, stride_picture
@@ -16,9 +18,12 @@ _REWRITES = (patches, pad_picture, stride_picture, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)
-class Arrange:
+class Arrange(Pass):
     """Rewrites in the order of the graph, each on the layouts of its operands. Requires a
     canonical graph and ensures one; layouts are to be analysed anew."""
+
+    requires: ClassVar[tuple[str, ...]] = ("canonical",)
+    ensures: ClassVar[tuple[str, ...]] = ("canonical",)
 
     analyze: AnalyzeLayout
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch.fx import GraphModule
 
-from .graphs import Graphs
+from .graphs import Graphs, NamedGraph
 
 
 class Pass:
@@ -35,6 +35,9 @@ class Pass:
         joint, parts = graphs.joint, dict(graphs.parts)
         if "joint" in self.graphs:
             joint = self(joint)
+        done: dict[NamedGraph, NamedGraph] = {}  # one graph may have two names
         for name in (name for name in self.graphs if name in parts):
-            parts[name] = replace(parts[name], module=self(parts[name].module))
+            part = parts[name]
+            done[part] = done.get(part) or replace(part, module=self(part.module))
+            parts[name] = done[part]
         return replace(graphs, joint=joint, parts=parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,23 @@ from torch.fx import Node
 
 from .facts import facts
 from .layout import Layout
-from .rules.base import layout_of
+
+
+@dataclass(frozen=True)
+class Spot:
+    """How a value lies on its grid, and the name of the mask that says where it is edited; empty
+    if it is computed whole."""
+
+    layout: Layout
+    mask: str
+
+    @staticmethod
+    def of(node: Node) -> Spot | None:
+        """None for a node without a grid."""
+        known = facts(node)
+        if known.layout is None or known.layout.grid is None:
+            return None
+        return Spot(known.layout, f"mask.{known.mask.name}" if known.mask else "")
 
 
 def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -36,16 +53,16 @@ def sites(layout: Layout, marks: Tensor) -> Tensor:
 
 
 def blended(
-    nodes: Sequence[Any], new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+    spots: Sequence[Spot | None],
+    new: Sequence[Any],
+    old: Sequence[Any],
+    masks: Mapping[str, Tensor],
 ) -> list[Any]:
-    """The values of ``nodes``: those on a grid blended by their masks, all others the new ones.
-
-    ``masks`` are bool [H, W], by the name of their node.
-    """
+    """Values at ``spots``: those on a grid blended by their ``masks``, bool [H, W] by name, all
+    others the new ones."""
     values = list(new)
-    for index, node in enumerate(nodes):
-        mask = facts(node).mask if isinstance(node, Node) else None
-        if mask is not None:
-            inside = masks[mask.name].to(new[index].device)
-            values[index] = blend(layout_of(node), inside, new[index], old[index])
+    for index, spot in enumerate(spots):
+        if spot is not None and spot.mask:
+            inside = masks[spot.mask].to(new[index].device)
+            values[index] = blend(spot.layout, inside, new[index], old[index])
     return values

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.fx import GraphModule, Node
 
+from .base import Pass
 from .rewrites import attention, frames, indices, norms, products, reductions, video, views
 
 aten = torch.ops.aten
@@ -73,11 +75,13 @@ _REWRITES: tuple[Rewrite, ...] = (
 
 
 @dataclass(frozen=True)
-class Canonicalize:
+class Canonicalize(Pass):
     """Applies the rewrites in their order, each to the whole graph, and drops dead nodes.
 
     Requires a functional graph with ``val`` on every node; ensures the same.
     """
+
+    ensures: ClassVar[tuple[str, ...]] = ("canonical",)
 
     rewrites: tuple[Rewrite, ...] = _REWRITES
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.fx import GraphModule, Node
 
+from .base import Pass
 from .rules.base import aten
 
 _CONVOLUTIONS = (aten.conv2d, aten.conv_transpose2d)
 
 
 @dataclass(frozen=True)
-class ChannelsLast:
+class ChannelsLast(Pass):
     """Convolutions read maps in channels-last order, which what follows them keeps.
 
     A CPU's convolutions need not re-order such maps, and rows to keep are views of them (record
     over the dense run, 2 cores: GauGAN 1.43 -> 1.01, terrain 1.40 -> 1.22). Operators that do
     not take any strides are served by :class:`.Contiguous`, which has to come after.
     """
+
+    requires: ClassVar[tuple[str, ...]] = ("graphs",)
+    graphs: ClassVar[tuple[str, ...]] = ("record", "dense")
 
     def __call__(self, module: GraphModule) -> GraphModule:
         graph = module.graph

@@ -1,16 +1,19 @@
-"""Values that weights alone determine become constants, made again when weights change."""
+"""What weights alone determine: computed once, and again when weights change."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from sparsify.codegen.ambient import as_captured
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves
 
-from .packed import Fold
+from .base import Pass
+from .facts import ANYWHERE, note
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,15 @@ class Constants(Pass):
     ensures: ClassVar[tuple[str, ...]] = ("constants",)
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        values, memory = Interpreter(module, garbage_collect_values=False), set[int]()
-        for node in _constants(module.graph):
-            values.env[node] = value = values.run_node(node)
-            if node.op == "get_attr":
-                memory |= _memory(value)
-            is_result = any(user.op == "output" for user in node.users)
-            is_free = is_result or node.op == "get_attr" or bool(_memory(value) & memory)
-            note(node, stage=ANYWHERE if is_free else "constants")
+        run, weights = Interpreter(module, garbage_collect_values=False), set[int]()
+        with as_captured(_device(module)):
+            for node in _constants(module.graph):
+                run.env[node] = value = run.run_node(node)
+                if node.op == "get_attr":
+                    weights |= _memory(value)
+                is_result = any(user.op == "output" for user in node.users)
+                is_free = is_result or node.op == "get_attr" or bool(_memory(value) & weights)
+                note(node, stage=ANYWHERE if is_free else "constants")
         return module
 
 
@@ -57,3 +61,9 @@ def _memory(value: object) -> set[int]:
     """Where it lies; known on the meta device too."""
     leaves = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
     return {leaf.untyped_storage()._cdata for leaf in leaves}
+
+
+def _device(module: GraphModule) -> str:
+    """Where the weights lie."""
+    tensors = (*module.parameters(), *module.buffers())
+    return next((tensor.device.type for tensor in tensors), "cpu")

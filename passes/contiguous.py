@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sparsify.codegen import ops
 from torch import Tensor
@@ -10,25 +11,47 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
+from .base import Pass
+
+_RESULTS = ("record", "dense", "conditions", "commit")
+"""Graphs whose results others read."""
 _TAKE_ANY_STRIDES = ("aten", "prims", "sparsify")
 
 
 @dataclass(frozen=True)
-class Contiguous:
-    """Operators of other libraries read contiguous tensors: copies that made them so are gone.
-    With ``results``, so are a graph's results: an update compiled for what was recorded also
-    takes what a commit, or other conditions, leave."""
+class Contiguous(Pass):
+    """Operators of other libraries read contiguous tensors: copies that made them so are gone."""
 
-    results: bool
+    requires: ClassVar[tuple[str, ...]] = ("graphs",)
+    graphs: ClassVar[tuple[str, ...]] = (
+        "record",
+        "dense",
+        "conditions",
+        "update",
+        "again",
+        "commit",
+    )
 
     def __call__(self, module: GraphModule) -> GraphModule:
         for node in [node for node in module.graph.nodes if _is_foreign(node)]:
             for x in node.all_input_nodes:
                 node.replace_input_with(x, _contiguous(x, node))
+        module.recompile()
+        return module
+
+
+@dataclass(frozen=True)
+class ContiguousResults(Pass):
+    """So are the results of graphs that others read: an update compiled for what was recorded also
+    takes what a commit, or other conditions, leave."""
+
+    requires: ClassVar[tuple[str, ...]] = ("graphs",)
+    graphs: ClassVar[tuple[str, ...]] = _RESULTS
+
+    def __call__(self, module: GraphModule) -> GraphModule:
         output = module.graph.output_node()
-        if self.results:
-            copies = {node: _contiguous(node, output) for node in output.all_input_nodes}
-            output.args = tree_map_only(Node, copies.__getitem__, output.args)
+        copies = {node: _contiguous(node, output) for node in output.all_input_nodes}
+        output.args = tree_map_only(Node, copies.__getitem__, output.args)
         module.recompile()
         return module
 

@@ -9,6 +9,9 @@ from torch.fx import Node
 
 from .layout import Layout
 
+ANYWHERE = "weights"
+"""The stage of weights and their views: every graph has its own."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -25,6 +28,7 @@ class Facts:
     reason: str = ""
     """Why it is computed whole."""
     stage: str = ""
+    """Which graphs compute it: :data:`.partition.STAGES`, or ``ANYWHERE``."""
     dynamic: bool = False
     """Of a table: is its first size a number of active sites?"""
     recorded: Node | None = None
@@ -43,3 +47,8 @@ def facts(node: Node) -> Facts:
 def note(node: Node, **known: Any) -> None:
     """Adds to what is known of ``node``: fields of :class:`Facts`."""
     node.meta["facts"] = replace(facts(node), **known)
+
+
+def is_constant(node: Node) -> bool:
+    """Does it depend on weights alone?"""
+    return facts(node).stage in (ANYWHERE, "constants")

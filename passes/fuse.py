@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sparsify.codegen import norms, opaque, ops, products
@@ -12,6 +12,8 @@ from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
 from torch.fx import GraphModule, Node
+
+from .base import Pass
 
 aten = torch.ops.aten
 
@@ -29,10 +31,13 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Fuse:
+class Fuse(Pass):
     """Swaps in ``gather_conv`` with its epilogue, ``overlay_attention`` and
     ``group_statistics``, and leaves a :class:`Fused` for each under ``module.meta["fused"]``.
-    Requires ``val`` on every node."""
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("shapes",)
+    graphs: ClassVar[tuple[str, ...]] = ("update", "again", "commit")
 
     def __call__(self, module: GraphModule) -> GraphModule:
         found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]

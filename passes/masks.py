@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from sparsify.codegen import tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import GraphModule, Node
 
+from .base import Pass
 from .facts import facts, note
 from .layout import Grid
 from .macs import macs
@@ -26,15 +27,17 @@ Choice = Callable[[Node], Node | None]
 
 
 @dataclass(frozen=True)
-class PropagateMasks:
+class PropagateMasks(Pass):
     """Adds the ``mask`` input and the mask nodes of the plan; gives every edited node its
     ``mask``, None where it is computed whole.
 
     policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled;
     the smallest grids, up to ``dense_share`` of all MACs, are computed whole. policy "exact":
     masks grow with every operator's reach, and an operator that is global activates all sites.
-    Requires layouts.
     """
+
+    requires: ClassVar[tuple[str, ...]] = ("layouts",)
+    ensures: ClassVar[tuple[str, ...]] = ("masks",)
 
     grid: Grid
     policy: Literal["fixed", "exact"] = "fixed"
@@ -52,7 +55,7 @@ class PropagateMasks:
         policy = self._fixed if self.policy == "fixed" else self._exact
         choose = policy(work, mask, plan)
         for node in work:
-            note(node, stage="record")
+            note(node, stage=facts(node).stage or "record")
             note(node, mask=choose(node) if facts(node).edited else None)
         return module
 

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from sparsify.codegen import norms, ops, tables
@@ -14,9 +14,10 @@ from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
 from .analyze import is_drawn
-from .facts import facts, note
+from .base import Pass
+from .facts import facts, is_constant, note
 from .layout import Layout
-from .packed import Fold, Packed
+from .packed import Packed
 from .place import Place
 from .recall import Recall
 from .recompute import follows, sources_pack
@@ -28,25 +29,24 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Pass):
     """Adds the update nodes (stage "update"), what no edit reaches (stage "conditions"), the tables
     (stage "plan") and what the record graph must remember (stage "record") to the joint graph.
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
     they are. Maps are remembered in ``dtype``, if it is given and narrower than theirs. ``padded``
-    tables have one of few sizes (:mod:`sparsify.codegen.tables`). Requires
-    layouts and masks; ensures that every update node depends on the other stages through
-    recorded values, conditions and tables alone.
+    tables have one of few sizes (:mod:`sparsify.codegen.tables`).
     """
+
+    requires: ClassVar[tuple[str, ...]] = ("layouts", "masks")
+    ensures: ClassVar[tuple[str, ...]] = ("packed",)
 
     norm: Literal["updated", "baseline"] = "updated"
     dtype: torch.dtype | None = None
     padded: bool = False
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        packer = Packer(module, self)
-        packer.run()
-        module.meta["packed"] = packer.result
+        module.meta["packed"] = Packer(module, self).run()
         return module
 
 
@@ -55,8 +55,6 @@ class Packer(Stages):
 
     def __init__(self, module: GraphModule, options: Pack) -> None:
         super().__init__(module.graph, options.padded)
-        self.result = Packed(folds=list(module.meta.get("folds", ())))
-        self._module = module
         self._options = options
         self._current: dict[Node, Node] = {}
         self._origin: dict[Node, tuple[Any, ...]] = {}
@@ -64,28 +62,13 @@ class Packer(Stages):
         # An input on a grid: tells the device.
         self._first = next(n for n in self._graph.nodes if facts(n).edited)
 
-    def run(self) -> None:
-        nodes = [n for n in self._graph.nodes if facts(n).stage == "record"]
+    def run(self) -> Packed:
+        nodes = [n for n in self._graph.nodes if is_constant(n) or facts(n).stage == "record"]
         for node in nodes:
             self._current[node] = self._emit(node)
-        self.result.outputs = torch.fx.map_arg(self._graph.output_node().args[0], self._output)
-        while new := [n for n in self._crossing() if n not in self.result.committed]:
-            for recorded in new:  # overlaying one value can need another recorded one
-                self.result.committed[recorded] = self._committed(recorded)
-
-    def _crossing(self) -> list[Node]:
-        """Record nodes that update nodes or conditions read, in graph order."""
-        read = {
-            arg
-            for node in self._graph.nodes
-            if facts(node).stage in ("update", "conditions")
-            for arg in node.all_input_nodes
-        }
-        return [
-            node
-            for node in self._graph.nodes
-            if node in read and facts(node).stage == "record" and node.op != "get_attr"
-        ]
+        outputs: Any = self._graph.output_node().args[0]
+        leaves = [leaf for leaf in outputs if isinstance(leaf, Node)]
+        return Packed([self._output(leaf) for leaf in leaves], self.committed)
 
     # -- current values -----------------------------------------------------------------------
 
@@ -138,7 +121,7 @@ class Packer(Stages):
 
     def materialise(self, value: Node) -> Node:
         """The current value of every site: the overlay, written out if it is packed."""
-        if value.op == "get_attr":
+        if is_constant(value):
             return value
         if facts(value).mask is None:
             return self._current[value]
@@ -280,26 +263,13 @@ class Packer(Stages):
     # -- constants ----------------------------------------------------------------------------
 
     def prepacked(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
-        key = ("prepack", weight.target, function, args)
-        if key not in self._memo:
-            name = f"const_{len(self.result.folds)}"
-            made = {fold.name: fold for fold in self.result.folds}.get(str(weight.target))
-            fold = Fold(name, (str(weight.target),), function, args)
-            fold = made.then(name, function, args) if made else fold
-            self._module.register_buffer(name, fold(self._module), persistent=False)
-            self.result.folds.append(fold)
-            with self._graph.inserting_before(self._graph.output_node()):
-                node = self._graph.get_attr(name)
-            note(node, stage="update")
-            self._memo[key] = node
-        constant: Node = self._memo[key]
-        return constant
+        return self._shared("constants", function, weight, *args)
 
     # -- one node -----------------------------------------------------------------------------
 
     def _emit(self, node: Node) -> Node:
         """The update node for ``node``: packed at its mask, or whole."""
-        if node.op == "get_attr":
+        if is_constant(node):
             return node
         if node.op == "placeholder":
             return self._input(node)
@@ -360,8 +330,15 @@ class Packer(Stages):
             return self._shared("update", ops.overlay, node, self._current[node], sites, dim)
         return self.materialise(node)
 
-    def _committed(self, recorded: Node) -> Node:
+    def committed(self, recorded: Node) -> Node:
         """What a recorded value becomes when the edit is made the new baseline."""
+        key = ("committed", recorded)
+        if key not in self._memo:
+            self._memo[key] = self._committed(recorded)
+        node: Node = self._memo[key]
+        return node
+
+    def _committed(self, recorded: Node) -> Node:
         kind, node, *leaf = self._origin.get(recorded, ("plain", recorded))
         if kind == "value":
             return self._narrowed("update", self._overlaid(node, recorded), node)

@@ -10,13 +10,11 @@ from sparsify.codegen import ops
 from torch.fx import Graph, GraphModule, Node
 
 from .base import Pass
-from .facts import facts
+from .blend import Spot
+from .facts import ANYWHERE, facts
 from .graphs import Constant, Graphs, NamedGraph
 from .packed import Packed
 from .reads import Read, find_read
-
-ANYWHERE = "weights"
-"""The stage of weights and their views: every graph has its own."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,14 @@ class Partition(Pass):
         crossing = _Crossing(graphs.joint, self)
         crossing.find()
         parts = crossing.extracted()
-        baseline = crossing.nodes("baseline")
+        baseline, tables = crossing.nodes("baseline"), crossing.nodes("table").items()
         return replace(
             graphs,
             parts=parts,
+            inputs=tuple(map(Spot.of, _recorded_inputs(graphs.joint.graph))),
             outputs=crossing.outputs,
-            dynamic=frozenset(n for n, node in crossing.nodes("table").items() if facts(node).dynamic),
+            results=crossing.spots,
+            dynamic=frozenset(name for name, node in tables if facts(node).dynamic),
             kept={name: _of_model(node).name for name, node in baseline.items()},
             copies=_copies(baseline),
             reads=_reads(parts, baseline),
@@ -122,6 +122,7 @@ class _Crossing:
         names = [f"output.{i}" for i in range(len(leaves))]
         pairs = list(zip(names, leaves, strict=True))
         values = {n: {"record": x, "update": next(current)} for n, x in pairs if _is_node(x)}
+        self.spots = {name: Spot.of(forms["record"]) for name, forms in values.items()}
         return {**values}, tuple(n if _is_node(x) else Constant(x) for n, x in pairs)
 
     def find(self) -> None:
@@ -157,13 +158,16 @@ class _Crossing:
     def _in(self, cut: Cut, kinds: Iterable[str]) -> dict[str, Node]:
         """The nodes for the values of these kinds in the stage of ``cut``, by name."""
         values = {name: v for kind in kinds for name, v in self._values[kind].items()}
-        return {name: self._form(value, cut.stage) for name, value in values.items()}
+        forms = {name: self._form(value, cut.stage) for name, value in values.items()}
+        if cut.stage != "record":
+            return forms
+        return {name: node for name, node in forms.items() if node.target is not ops.same}
 
     def _form(self, value: Value, stage: str) -> Node:
         if not isinstance(value, Node):
             return value[stage]
         if stage == "record":
-            return _itself(facts(value).recorded or value)
+            return facts(value).recorded or value
         return value if facts(value).stage == stage else self._packed.committed(value)
 
     def _needed(self, cut: Cut) -> list[Node]:
@@ -184,7 +188,9 @@ class _Crossing:
     def _arguments(self, cut: Cut) -> dict[Node, str]:
         """The nodes that are given to a graph, with their names; inputs of the call first."""
         taken = {node: name for name, node in self._in(cut, cut.takes).items()}
-        names = {node: name for kind in self._kinds.values() for name, node in self.nodes(kind).items()}
+        names = {
+            node: name for kind in self._kinds.values() for name, node in self.nodes(kind).items()
+        }
         order = ["input", *self._kinds.values()]
         arguments = dict[Node, str]()
         for node in self._needed(cut):
@@ -203,7 +209,9 @@ class _Crossing:
         arguments, graph, copies = self._arguments(cut), Graph(), dict[Node, Node]()
         for node, name in arguments.items():
             is_constant = name.startswith("constant.")
-            copies[node] = graph.get_attr(attribute(name)) if is_constant else graph.placeholder(node.name)
+            copies[node] = (
+                graph.get_attr(attribute(name)) if is_constant else graph.placeholder(node.name)
+            )
             copies[node].meta.update(node.meta)
         for node in self._needed(cut):
             if node not in copies:
@@ -218,14 +226,16 @@ class _Crossing:
 
 def _inputs(graph: Graph) -> dict[Node, str]:
     """The names of placeholders; of an edited input and the recorded one the same."""
-    placeholders = graph.find_nodes(op="placeholder")
-    recorded = [node for node in placeholders if facts(node).stage == "record"]
-    names = {node: f"input.{i}" for i, node in enumerate(recorded)}
-    for node in placeholders:
+    names = {node: f"input.{i}" for i, node in enumerate(_recorded_inputs(graph))}
+    for node in graph.find_nodes(op="placeholder"):
         if node not in names:
             own = facts(node).recorded
             names[node] = names[own] if own else node.name
     return names
+
+
+def _recorded_inputs(graph: Graph) -> list[Node]:
+    return [n for n in graph.find_nodes(op="placeholder") if facts(n).stage == "record"]
 
 
 def attribute(name: str) -> str:

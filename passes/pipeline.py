@@ -1,56 +1,59 @@
-"""The passes in order, from a captured graph to the three graphs."""
+"""The passes in order, from a captured graph to the graphs that run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+from sparsify.codegen.errors import ConfigError
 from torch.fx import GraphModule
 
-from .analyze import AnalyzeLayout
-from .arrange import Arrange
-from .canonicalize import Canonicalize
-from .channels_last import ChannelsLast
-from .constants import FoldConstants
-from .contiguous import Contiguous
-from .fuse import Fuse
-from .masks import PropagateMasks
-from .pack import Pack
-from .partition import Partition, ThreeGraphs
-from .shapes import propagate_shapes
+from .base import Pass
+from .graphs import Graphs
 
-Observer = Callable[[str, GraphModule], None]
-"""Called with the name of a stage and the joint graph after it."""
+Observer = Callable[[Graphs], None]
+"""Called after every pass, with what it made."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything between capture and emission."""
+    """A pass for each step. Raises :class:`ConfigError` for one that comes before what it requires;
+    ``given`` is what holds at the start."""
 
-    analyze: AnalyzeLayout
-    masks: PropagateMasks
-    pack: Pack
-    fuse: Fuse | None = None
-    """Where there are kernels for what it swaps in."""
-    order: ChannelsLast | None = None
-    """Where the dense graphs run as they stand."""
+    passes: tuple[Pass, ...]
+    given: tuple[str, ...] = ()
 
-    def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
-        forms = Canonicalize(), Arrange(self.analyze), FoldConstants()
-        for step in (*forms, self.analyze, self.masks, self.pack):
-            module = step(module)
+    def __post_init__(self) -> None:
+        known = set(self.given)
+        for step in self.passes:
+            if missing := sorted(set(step.requires) - known):
+                raise ConfigError(
+                    f"the pass {step.name} requires {missing[0]}, which no pass ensures before it"
+                )
+            known.update(step.ensures)
+
+    def __call__(self, module: GraphModule, observe: Observer | None = None) -> Graphs:
+        graphs = Graphs(module, frozenset(self.given))
+        for step in self.passes:
+            graphs = step.apply(graphs).after(step.name, step.ensures)
             if observe is not None:
-                observe(type(step).__name__, module)
-        graphs = Partition()(module)
-        if self.fuse is not None:
-            graphs = replace(graphs, most_rows=propagate_shapes(graphs, self.masks.grid))
-            for update in graphs.updates:
-                self.fuse(update)
-        if self.order is not None:
-            for dense in (graphs.record, graphs.dense):
-                self.order(dense)
-        for remembered in (graphs.record, graphs.dense, graphs.conditions, graphs.commit):
-            Contiguous(results=True)(remembered)
-        for update in dict.fromkeys((graphs.update, graphs.again)):
-            Contiguous(results=False)(update)
+                observe(graphs)
         return graphs
+
+    def including(self, extra: Iterable[Pass]) -> Pipeline:
+        """With further passes, each as early as what it requires allows."""
+        passes = list(self.passes)
+        for step in extra:
+            known, at = set(self.given), 0
+            while at < len(passes) and not known.issuperset(step.requires):
+                known.update(passes[at].ensures)
+                at += 1
+            passes.insert(at, step)
+        return Pipeline(tuple(passes), self.given)
+
+    def __str__(self) -> str:
+        rows = (
+            f"{step.name}: {', '.join(step.requires)} -> {', '.join(step.ensures)}"
+            for step in self.passes
+        )
+        return "\n".join(rows)

@@ -10,7 +10,7 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from .facts import facts
+from .facts import facts, is_constant
 from .layout import Layout
 from .rules.base import layout_of
 
@@ -128,8 +128,8 @@ class Place:
         return self.call(ops.take, full, self.sites, site)
 
     def prepack(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
-        """``function(weight, *args)``, computed once if the weight is a parameter."""
-        if weight.op == "get_attr":
+        """``function(weight, *args)``, computed once if the weight is constant."""
+        if is_constant(weight):
             return self._packer.prepacked(weight, function, *args)
         return self.call(function, self.plain(weight), *args)
 

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
 
+from .base import Pass
+from .facts import facts
+from .graphs import Graphs, NamedGraph
 from .layout import Grid
-from .partition import ThreeGraphs
 
 
-def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
-    """Sets ``val`` on every node of update and commit, as with all sites of ``grid`` active.
+@dataclass(frozen=True)
+class PropagateShapes(Pass):
+    """Sets ``val`` on every node of the update graphs, as with all sites of ``grid`` active.
 
     A size that is 1 then is 1 for every mask, and two values that can be added have the same
-    sites for every mask. Returns how many rows a table has at most.
+    sites for every mask. Finds how many rows a table has at most.
     """
-    tables, _ = graphs.plan(torch.ones(grid, dtype=torch.bool, device="cpu"))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.no_grad():
-        inputs = [_like(n.meta["val"]) for n in graphs.record.graph.find_nodes(op="placeholder")]
-        given = [_like(table, _device(inputs)) for table in tables]
-        _, kept, conditions = graphs.record(*inputs)
-        arguments = (*inputs, *given, *kept, *conditions)
-        for module in graphs.updates:
-            _Noting(module).run(*arguments)
-    return max((len(table) for table in tables), default=1)
+
+    requires: ClassVar[tuple[str, ...]] = ("graphs",)
+    ensures: ClassVar[tuple[str, ...]] = ("shapes",)
+    graphs: ClassVar[tuple[str, ...]] = ("update", "again", "commit")
+
+    grid: Grid
+
+    def apply(self, graphs: Graphs) -> Graphs:
+        mask = torch.ones(self.grid, dtype=torch.bool, device="cpu")
+        record, plan = graphs["record"], graphs["plan"]
+        planned = _run(plan, {"mask": mask})
+        tables = {name: x for name, x in planned.items() if name.startswith("table.")}
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            values = {name: _like(value) for name, value in _inputs(graphs).items()}
+            device = _device(list(values.values()))
+            values |= {name: _like(table, device) for name, table in tables.items()}
+            values |= _run(record, values)
+            for name in self.graphs:
+                part = graphs[name]
+                _Noting(part.module).run(*(values[given] for given in part.inputs))
+        most = max((len(table) for table in tables.values()), default=1)
+        return replace(graphs, most_rows=most)
+
+
+def _inputs(graphs: Graphs) -> dict[str, Any]:
+    """The inputs of the call that some graph reads."""
+    values: dict[str, Any] = {}
+    for part in graphs.parts.values():
+        for node, name in zip(part.graph.find_nodes(op="placeholder"), part.inputs, strict=True):
+            if name.startswith("input."):
+                values.setdefault(name, (facts(node).recorded or node).meta["val"])
+    return values
+
+
+def _run(part: NamedGraph, values: dict[str, Any]) -> dict[str, Any]:
+    results = part.module(*(values[name] for name in part.inputs))
+    return dict(zip(part.outputs, results, strict=True))
 
 
 class _Noting(Interpreter):

@@ -40,7 +40,7 @@ class Stages:
 
     def plan(self, function: Callable[..., Any], *args: Any) -> Node:
         """A table; equal calls share one node."""
-        return self._shared("plan", function, *args)
+        return self._shared("plan", function, *map(_table, args))
 
     def record(self, function: Any, *args: Any) -> Node:
         """A value that the record graph computes besides the model's own."""
@@ -73,3 +73,10 @@ class Stages:
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
     ) -> Node:
         return self.sized(self.plan(function, geometry, sites, *args), sites)
+
+
+def _table(arg: Any) -> Any:
+    """The table behind a node of the update that only declares its size; None for all sites."""
+    if not isinstance(arg, Node) or arg.target is ops.every_site:
+        return None if isinstance(arg, Node) else arg
+    return _table(arg.args[0]) if arg.target is ops.same_sites else arg

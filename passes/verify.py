@@ -9,21 +9,21 @@ from pathlib import Path
 
 import torch
 from sparsify.codegen.errors import VerifyError
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
-from .facts import facts
+from .facts import ANYWHERE, facts
+from .graphs import Graphs
 from .layout import Layout
+from .partition import STAGES
 
-READS = {
-    "record": {"record"},
-    "plan": {"plan"},
-    "conditions": {"conditions", "record"},
-    "update": {"record", "plan", "conditions", "update"},
-}
-"""Which stages a node of a stage may read."""
+_READS = {stage.name: {stage.name, ANYWHERE, *stage.reads} for stage in STAGES}
+_READS[ANYWHERE] = {ANYWHERE}
 
 
 def _canonical(node: Node) -> None:
+    """Of the model's own nodes, before stages are known."""
+    if facts(node).stage:
+        return
     if node.op == "call_function" and "val" not in node.meta:
         raise VerifyError(f"{node.name} has no value")
     if getattr(node.target, "overloadpacket", None) is torch.ops.aten.clone:
@@ -48,42 +48,52 @@ def _masked(node: Node) -> None:
 
 
 def _packed(node: Node) -> None:
+    own = facts(node).stage
     for arg in node.all_input_nodes:
-        if arg.op != "get_attr" and facts(arg).stage not in READS[facts(node).stage]:
-            raise VerifyError(
-                f"{node.name} ({facts(node).stage}) reads {arg.name} ({facts(arg).stage})"
-            )
+        if facts(arg).stage not in _READS[own]:
+            raise VerifyError(f"{node.name} ({own}) reads {arg.name} ({facts(arg).stage})")
 
 
-_CHECKS: dict[str, tuple[Callable[[Node], None], ...]] = {
-    "Canonicalize": (_canonical,),
-    "Arrange": (_canonical,),
-    "FoldConstants": (_canonical,),
-    "AnalyzeLayout": (_analysed,),
-    "PropagateMasks": (_analysed, _masked),
-    "Pack": (_masked, _packed),
+PROPERTIES: dict[str, Callable[[Node], None] | None] = {
+    "canonical": _canonical,
+    "constants": None,
+    "layouts": _analysed,
+    "masks": _masked,
+    "packed": _packed,
+    "graphs": None,
+    "shapes": None,
 }
+"""What passes require and ensure, and what has to be true of every node of the joint graph then."""
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Checks the graph after every pass and, given a folder, writes it there as Python."""
+    """Checks the joint graph after every pass, and, given a folder, writes all graphs there as
+    Python."""
 
     folder: Path | None = None
 
     @staticmethod
     def from_environment() -> Inspect | None:
-        """Set ``SPARSIFY_DEBUG`` to a folder to check and dump every stage."""
+        """Set ``SPARSIFY_DEBUG`` to a folder to check and dump every pass."""
         folder = os.environ.get("SPARSIFY_DEBUG")
         return Inspect(Path(folder)) if folder else None
 
-    def __call__(self, stage: str, module: GraphModule) -> None:
-        for node in module.graph.nodes:
+    def __call__(self, graphs: Graphs) -> None:
+        checks = [check for name in graphs.holds if (check := PROPERTIES.get(name))]
+        for node in graphs.joint.graph.nodes:
             if node.op != "output":
-                for check in _CHECKS[stage]:
+                for check in checks:
                     check(node)
+        for part in graphs.parts.values():
+            part.graph.lint()
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            number = list(_CHECKS).index(stage)
+            self._write(self.folder, graphs)
+
+    def _write(self, folder: Path, graphs: Graphs) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        number, name = len(graphs.passed), graphs.passed[-1]
+        modules = {"joint": graphs.joint, **{n: p.module for n, p in graphs.parts.items()}}
+        for own, module in modules.items():
             code = module.graph.python_code("self").src
-            (self.folder / f"{number}_{stage}.py").write_text(code)
+            (folder / f"{number:02}_{name}_{own}.py").write_text(code)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .ambient import Ambient
 from .codegen.errors import BaselineError, MaskError, SignatureError
-from .config import SparsifyConfig
-from .masks import MaskLike
-from .plan import Plan
 from .signature import Call, Signature
 from .state import Weights
 from .words import leaves_of, sites_of, size_of
-
-if TYPE_CHECKING:
-    from .program import Program
 
 Origin = tuple["weakref.ref[Tensor]", int]
 """A tensor and the version that it had."""
@@ -72,20 +65,6 @@ class Rows:
         return full.index_copy_(self.dim, self.sites, like)
 
 
-@dataclass(frozen=True)
-class ProgramKey:
-    """What a program is known by, in another process too."""
-
-    signature: Signature
-    ambient: Ambient
-    config: SparsifyConfig
-    graphs: str
-    """A hash of those that make a baseline and read it."""
-
-    def __deepcopy__(self, memo: Any) -> ProgramKey:
-        return self  # never changed
-
-
 def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
     """The bytes of each value that no earlier one shares."""
     seen: set[int] = set()
@@ -100,21 +79,25 @@ def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Baseline:
-    """A recorded full run: its outputs, and the values that updates read. Never changed."""
+    """A recorded full run: its outputs, and the values that updates read. Data that never changes;
+    it can be copied, pickled, saved, and used by several threads."""
 
-    program: Program
-    values: tuple[Tensor | Rows, ...] | None
-    """None where only ``items`` are known: after a commit with a mask for each."""
-    conditions: tuple[Tensor, ...]
-    """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
+    key: str
+    """Of the program that recorded it."""
+    weights: Weights
+    """The fingerprint of the model's weights then."""
+    signature: Signature
+    """Of the recorded call."""
+    shape: tuple[int, int, int]
+    """[N, H, W] of masks."""
+    values: Mapping[str, Tensor | Rows]
+    """Remembered maps, and conditions: what no edit reaches, which holds while the inputs that an
+    edit leaves alone are these."""
     outputs: tuple[Any, ...]
     inputs: tuple[Any, ...]
     """Copies, for the caller may write to his."""
     origins: tuple[Origin | None, ...]
     """The caller's own, to know them again without reading them."""
-    weights: Weights
-    items: list[Baseline] = field(default_factory=list)
-    """One for each item of the batch, once items have masks of their own."""
     is_one_run: bool = True
     """All sites are of the recorded run: nothing was committed since."""
     restricted_to: Tensor | None = None
@@ -123,49 +106,24 @@ class Baseline:
     def __repr__(self) -> str:
         own = self.restricted_to
         only = "" if own is None else f", restricted to {sites_of(own)}"
-        items = f", {len(self.items)} items" if self.items else ""
-        return f"<Baseline of {leaves_of(self.outputs)}: {size_of(self.nbytes)} kept{items}{only}>"
+        return f"<Baseline of {leaves_of(self.outputs)}: {size_of(self.nbytes)} kept{only}>"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of masks."""
+        return self.shape[1:]
 
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
-        own = sum(distinct((*(self.values or ()), *self.conditions)))
-        return own + sum(item.nbytes for item in self.items)
+        return sum(distinct(list(self.values.values())))
 
-    def restrict(self, mask: MaskLike | Plan | None = None) -> Baseline:
-        """This run for updates of one mask alone, in the memory that these need.
-
-        Maps of which an update reads active sites and halos shrink to those; what it reads whole
-        (keys and values) stays. Raises :class:`MaskError`, and :class:`BaselineError` where the
-        items of a batch have masks of their own.
-        """
-        plan = Plan.of(mask)
-        if plan.items or self.values is None:
-            raise BaselineError(
-                "the items of this batch have masks of their own: restrict to one mask [H, W]"
-            )
-        self.require(plan)
-        tables = self.program.plan(plan)
-        if tables.is_dense:  # inputs and outputs are all that it reads
-            nothing: dict[str, Any] = {"values": (), "conditions": ()}
-            return replace(self, **nothing, items=[], restricted_to=tables.mask)
-        shared: dict[tuple[int, ...], Tensor] = {}
-        values = list(self.values)
-        for index, (value, read) in enumerate(zip(values, self.program.graphs.reads, strict=True)):
-            if read is None or isinstance(value, Rows):
-                continue
-            if read.tables not in shared:
-                shared[read.tables] = torch.cat([tables.tables[i] for i in read.tables]).unique()
-            values[index] = Rows.of(value, shared[read.tables], read.dim)
-        return replace(self, values=tuple(values), items=[], restricted_to=tables.mask)
-
-    def require(self, plan: Plan, commit: bool = False) -> None:
-        """Raises :class:`MaskError` if updates of ``plan`` are not served any more, and
+    def require(self, mask: Tensor, commit: bool = False) -> None:
+        """Raises :class:`MaskError` if updates of ``mask`` are not served any more, and
         :class:`BaselineError` for commits to a restricted baseline."""
-        own = self.restricted_to
-        if own is None:
+        if self.restricted_to is None:
             return
-        if plan.items or not torch.equal(own, self.program.plan(plan).mask):
+        if not torch.equal(self.restricted_to, mask):
             raise MaskError(
                 "this baseline was restricted to another mask: update from the one that it was "
                 "made of, or record again"
@@ -173,15 +131,15 @@ class Baseline:
         if commit:
             raise BaselineError("a restricted baseline cannot be committed to: update the full one")
 
-    def require_call(self, call: Call, what: str, any_step: bool) -> None:
+    def require_call(self, call: Call, any_step: bool) -> None:
         """Raises :class:`SignatureError` unless ``call`` is of the recorded kind, and of the
         recorded step unless it may be of ``any_step``."""
-        self.program.signature.require(call.signature, what)
+        self.signature.require(call.signature, call.what)
         name = None if any_step else self.other_scalar(call)
         if name is not None:
             raise SignatureError(
-                f"{what}: {name}, and outside the mask the picture is that of the recorded step: "
-                "update from the baseline of the same step, or sparsify with any_step=True"
+                f"{call.what}: {name}, and outside the mask the picture is that of the recorded "
+                "step: update from the baseline of the same step, or sparsify with any_step=True"
             )
 
     def other_scalar(self, call: Call) -> str | None:
@@ -195,16 +153,9 @@ class Baseline:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Data alone: a program is made anew where it is needed."""
-        return {**vars(self), "program": self.key, "origins": (None,) * len(self.origins)}
+        """Data alone."""
+        return {**vars(self), "origins": (None,) * len(self.origins)}
 
-    @property
-    def key(self) -> ProgramKey:
-        program: Any = self.program
-        key: ProgramKey = program if isinstance(program, ProgramKey) else program.key
-        return key
-
-    def expanded(self) -> tuple[Tensor, ...]:
+    def expanded(self) -> dict[str, Tensor]:
         """The values as the update graph takes them."""
-        assert self.values is not None
-        return tuple(v.expanded() if isinstance(v, Rows) else v for v in self.values)
+        return {n: v.expanded() if isinstance(v, Rows) else v for n, v in self.values.items()}

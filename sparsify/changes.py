@@ -13,6 +13,7 @@ from .codegen.errors import SparsifyWarning
 from .codegen.tables import grid_mask
 from .passes.blend import sites
 from .plan import Plan
+from .runtime import Runtime
 from .signature import Call
 
 INVISIBLE = 1 / 127
@@ -20,16 +21,16 @@ INVISIBLE = 1 / 127
 is no edit."""
 
 
-def changed(baseline: Baseline, call: Call) -> Tensor:
+def changed(runtime: Runtime, baseline: Baseline, call: Call) -> Tensor:
     """bool [N, H, W], on the host: where the call's inputs are not the recorded ones at all."""
-    program = baseline.program
-    found = torch.zeros(program.batch, *program.grid, dtype=torch.bool)
-    for layout, old, new in zip(program.layouts, baseline.inputs, call.leaves, strict=True):
-        if layout is not None:
-            own = sites(layout, old != new).cpu()
-            if len(own) != program.batch:
+    found = torch.zeros(baseline.shape, dtype=torch.bool)
+    spots = runtime.sidecar.inputs
+    for spot, old, new in zip(spots, baseline.inputs, call.leaves, strict=True):
+        if spot is not None:
+            own = sites(spot.layout, old != new).cpu()
+            if len(own) != len(found):
                 own = own.any(0, keepdim=True)
-            found |= torch.stack([grid_mask(item, program.grid) for item in own])
+            found |= torch.stack([grid_mask(item, baseline.grid) for item in own])
     return found
 
 
@@ -39,19 +40,18 @@ class Drops:
 
     is_told: bool
 
-    def look(self, baseline: Baseline, call: Call, plan: Plan) -> None:
+    def look(self, runtime: Runtime, baseline: Baseline, call: Call, plan: Plan) -> None:
         """Compares the inputs with the recorded ones where the update takes the recorded ones.
 
         That waits for the device, so elsewhere than on a CPU only the first call with a plan is
         looked at: its tables are made on the host, and sent.
         """
-        program = baseline.program
-        if self.is_told or (program.device.type != "cpu" and program in plan.tables):
+        if self.is_told or (runtime.device.type != "cpu" and runtime.sidecar.key in plan.tables):
             return
-        tables = program.plan(plan)
+        tables = runtime.plan(plan)
         kept = baseline.inputs
         if not tables.is_empty:
-            kept = tuple(program.edited_inputs(call.leaves, kept, tables.masks))
+            kept = tuple(runtime.edited_inputs(call.leaves, kept, tables.masks))
         leaves = zip(call.signature.names, call.leaves, kept, strict=True)
         for index, (name, new, own) in enumerate(leaves):
             if own is new or not isinstance(new, Tensor) or torch.equal(own, new):
@@ -59,8 +59,8 @@ class Drops:
             lost = _visible(new, own, baseline.inputs[index])
             if not lost.any():
                 continue
-            layout = program.layouts[index]
-            share = None if layout is None else float(sites(layout, lost).float().mean())
+            spot = runtime.sidecar.inputs[index]
+            share = None if spot is None else float(sites(spot.layout, lost).float().mean())
             self._tell(f"{call.what}: {_lost(name, share)}")
             return
 

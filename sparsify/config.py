@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from .codegen.errors import ConfigError
+from .passes.base import Pass
 
 Policy = Literal["fixed", "exact"]
 Norm = Literal["updated", "baseline"]
@@ -65,6 +66,9 @@ class SparsifyConfig:
     warn_dropped: bool = True
     """Warn of the first edit that lies outside its mask, which an update leaves out. On CUDA only
     the first update of each plan is looked at."""
+
+    passes: tuple[Pass, ...] = ()
+    """Passes of your own (frozen dataclasses): each runs as soon as what it requires holds."""
 
     backend: Backend = "inductor"
     """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""

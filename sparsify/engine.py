@@ -6,20 +6,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from threading import RLock
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from torch import nn
+from torch.utils._pytree import tree_unflatten
 
 from .ambient import Ambient
-from .baseline import Baseline, ProgramKey
+from .baseline import Baseline
 from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
-from .items import committed, join, recorded_call, require_independent, split
-from .masks import MaskLike, fitted
+from .masks import MaskLike
 from .plan import Plan
 from .program import Program
 from .session import Editing, Recording
@@ -27,8 +26,7 @@ from .signature import Call, Signature, bind
 from .wrapping import view
 
 MOST_PROGRAMS = 8
-"""Kept of one model; of more, the one that was not used for longest is dropped. Its baselines
-still keep it."""
+"""Kept of one model; of more, the one that was not used for longest is dropped."""
 
 
 class Engine:
@@ -47,7 +45,10 @@ class Engine:
         """What reports are of."""
         self._drops = Drops(is_told=not config.warn_dropped)
         self._programs: OrderedDict[tuple[Signature, Ambient], Program] = OrderedDict()
-        self._made: WeakSet[Program] = WeakSet()
+        self._by_key: WeakValueDictionary[str, Program] = WeakValueDictionary()
+        self._retired: dict[str, str] = {}
+        """What happened to the model after a program, by its key, was made."""
+        self._resets = 0
         self._making = RLock()
         self._mode: ContextVar[Recording | Editing | None] = ContextVar("mode", default=None)
 
@@ -78,8 +79,11 @@ class Engine:
                 # Whether its numbers can be tensors is found out once for a form of calls.
                 alike = [p for p in self._programs.values() if p.form == form]
                 may_be_tensors = all(program.signature == form for program in alike)
-                known = Program(self.model, self.config, call, ambient, may_be_tensors)
-                self._made.add(known)
+                if known is not None:
+                    self._retired[known.key] = str(known.retired)
+                made = Program(self.model, self.config, call, ambient, may_be_tensors, self._resets)
+                self._retired.pop(made.key, None)
+                self._by_key[made.key] = known = made
             self._keep(known)
         self.last = known, None
         return known
@@ -95,15 +99,16 @@ class Engine:
     def refresh(self) -> None:
         """Takes the weights for others than before."""
         with self._making:
-            for program in self._made:
+            self._resets += 1
+            for program in self._by_key.values():
                 program.refresh()
 
     def reset(self) -> None:
-        """Forgets all programs, and what was recorded with them."""
+        """Forgets all programs; what was recorded with them is refused."""
         with self._making:
-            for program in self._made:
-                program.retire("sparse.reset() was called")
+            self._resets += 1
             self._programs.clear()
+            self._by_key.clear()
         self.last = None
 
     def plan(self, mask: MaskLike | None) -> Plan:
@@ -115,56 +120,36 @@ class Engine:
         self.last = program, plan
         return plan
 
-    def update_call(
+    def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
     ) -> tuple[Any, Baseline | None]:
-        """An update for inputs that are known to match the baseline's."""
-        program = baseline.program
-        baseline.require(plan, commit)
-        if plan.items or baseline.values is None:
-            program.require_current(baseline)
-            fitted(plan.mask, program.grid, program.batch)
-            return self._update_items(baseline, call, plan, commit)
-        self._drops.look(baseline, call, plan)
+        """Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`."""
+        program = self.program_of(baseline)
+        call = call.like(baseline.signature)
+        baseline.require_call(call, self.config.any_step)
+        self._drops.look(program.runtime, baseline, call, plan)
         result = program.update(baseline, call, plan, commit)
         self.last = program, plan
         return result
 
-    def own(self, baseline: Baseline) -> Baseline:
-        """``baseline``, with its program if it comes from a copy or a file.
+    def restrict(self, baseline: Baseline, plan: Plan) -> Baseline:
+        return self.program_of(baseline).restrict(baseline, plan)
 
-        Raises :class:`BaselineError` for one that another model recorded.
+    def program_of(self, baseline: Baseline) -> Program:
+        """The program that recorded ``baseline``, made again if need be.
+
+        Raises :class:`BaselineError` if this model does not give it any more, or never did.
         """
-        key: Any = baseline.program
-        if isinstance(key, ProgramKey):
-            program = self.program(recorded_call(self.model, baseline))
-            if program.key != key:
-                raise BaselineError(
-                    "this baseline was recorded by another model, with another configuration or "
-                    "under other settings of torch (autocast, dtypes): record again"
-                )
-            items = [self.own(item) for item in baseline.items]
-            return replace(baseline, program=program, items=items)
-        if baseline.program not in self._made:
-            raise BaselineError("this baseline was recorded by another model: record with this one")
-        return baseline
-
-    def _update_items(
-        self, baseline: Baseline, call: Call, plan: Plan, commit: bool
-    ) -> tuple[Any, Baseline | None]:
-        """Every item with its own mask; reports are then of the last one."""
-        batch = baseline.program.batch
-        with self._making:  # once, also if several threads are the first
-            if not baseline.items:
-                calls = split(self.model, recorded_call(self.model, baseline), batch)
-                outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
-                require_independent(baseline, outputs)
-                baseline.items.extend(items)
-        calls, plans = split(self.model, call, batch), plan.of_items(batch)
-        results = [
-            self.update_call(item, own, own_plan, commit)
-            for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)
-        ]
-        output = join([result for result, _ in results])
-        new = [item for _, item in results if item is not None]
-        return output, committed(baseline, call, output, new) if commit else None
+        found = self._by_key.get(baseline.key)
+        if found is not None:
+            return found
+        if reason := self._retired.get(baseline.key):
+            raise BaselineError(f"{reason} after this baseline was recorded: record again")
+        args, kwargs = tree_unflatten(baseline.inputs, baseline.signature.spec)
+        program = self.program(self.bind(args, kwargs))
+        if program.key != baseline.key:
+            raise BaselineError(
+                "this baseline was recorded by another model, with another configuration or under "
+                "other settings of torch (autocast, dtypes): record again"
+            )
+        return program

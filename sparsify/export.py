@@ -6,8 +6,8 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
-from torch.utils._pytree import TreeSpec, tree_leaves
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import TreeSpec
 
 from .codegen.ambient import as_captured
 from .codegen.errors import ExportError
 from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
-from .codegen.export.programs import Arranged, Pure, arranging, program, pure
+from .codegen.export.programs import Pure, program, pure
 from .folder import (
     FORMATS,
     WEIGHTS,
@@ -35,7 +35,8 @@ from .folder import (
     is_exported,
     write_signature,
 )
-from .passes.packed import Fold
+from .passes.graphs import Constant, Graphs, NamedGraph
+from .passes.partition import attribute
 from .program import Program
 from .signature import Call
 
@@ -43,7 +44,7 @@ _SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "aoti": ".pt2"}
 
 
 def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, format: str) -> None:
-    """Writes record, plan, update (and conditions) for calls like this one to the folder ``path``.
+    """Writes the graphs for calls like this one to the folder ``path``.
 
     An exported folder there is replaced; if anything fails, ``path`` stays as it was.
     Raises :class:`ExportError`.
@@ -93,26 +94,10 @@ class _Exporter:
 
     def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
         self._sparse, self._model, self._format = sparse, model, format
-        self._call = call = sparse.own(call)
-        self._weights, self._tensors = _weights(sparse.joint, sparse.graphs.folds)
-        self._inputs = _names(call, taken={"mask", *self._tensors})
-        graphs = sparse.graphs
-        (outputs, kept, conditions), tables = _results(graphs.record), _results(graphs.plan)[0]
-        self._made = {
-            "output": tree_leaves(outputs),
-            "baseline": kept,
-            "condition": conditions,
-            "table": tables,
-        }
-        arranged: Arranged = {
-            fold.name: (tuple(self._weights[w] for w in fold.weights), fold.function, fold.args)
-            for fold in graphs.folds
-        }
-        # onnxruntime computes constants when a session is made; elsewhere a program does, once.
-        self._in_graph: Arranged = arranged if format == "onnx" else {}
-        self._arranged: Arranged = {} if format == "onnx" else arranged
-        self._weights |= {name: name for name in self._arranged}
-        self._dynamic = {f"table.{i}" for i, grows in enumerate(graphs.dynamic) if grows}
+        self._call = call = call.like(sparse.signature)
+        self._weights, self._tensors = _weights(sparse.graphs)
+        self._names = _names(call, taken={"mask", *self._tensors})
+        self._renamed = {f"input.{i}": name for i, name in enumerate(self._names)}
         self._values = self._examples()
 
     def write(self, folder: Path) -> None:
@@ -125,10 +110,7 @@ class _Exporter:
             file = folder / f"{function.name}{_SUFFIX[self._format]}"
             if self._format == "onnx":
                 onnx.prepare(function)
-            exported = program(function, self._values, self._dynamic)
-            if function.name == "arrange":
-                made = exported.module()(tuple(self._values[name] for name in function.weights))
-                self._values.update(zip(function.outputs, made, strict=True))
+            exported = program(function, self._values, self._sparse.graphs.dynamic)
             if self._format == "onnx":
                 onnx.write(exported, function, file, folder / WEIGHTS, stored)
             elif self._format == "aoti":
@@ -143,104 +125,92 @@ class _Exporter:
         """Every value by name, from the inputs of the call and some mask."""
         mask = torch.zeros(self._sparse.grid, dtype=torch.bool, device="cpu")
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
-        graphs, leaves = self._sparse.graphs, self._call.leaves
-        outputs, kept, conditions = graphs.record(*leaves)
-        tables, _ = graphs.plan(mask)
-        lists = tree_leaves(outputs), kept, conditions, tables
-        values = {
-            f"{kind}.{i}": value
-            for kind, group in zip(self._made, lists, strict=True)
-            for i, value in enumerate(group)
-        }
-        values |= {"mask": mask, **dict(zip(self._inputs, leaves, strict=True)), **self._tensors}
+        _, baseline = self._sparse.record(self._call)
+        values: dict[str, Any] = {"mask": mask, **self._inputs()}
+        values |= self._sparse.runtime.operands(baseline, self._call, mask)
+        constants = self._sparse.graphs["constants"]
+        values |= zip(constants.outputs, constants.module(), strict=True)
+        values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def _functions(self) -> list[Pure]:
-        """The graphs, in an order in which each can be exported; what nobody reads is left out."""
-        graphs, made = self._sparse.graphs, self._made
-        # There are no commits, so copies stay what they are copies of.
-        numbers: dict[str, Sequence[int]] = {
-            "table": range(len(made["table"])),
-            "baseline": graphs.copies,
-            "condition": range(len(made["condition"])),
-        }
-        given = [f"{kind}.{i}" for kind, own in numbers.items() for i in own]
-        results = {"output": tree_leaves(_results(graphs.update))}
-        update = self._pure("update", graphs.update, [*self._inputs, *given], results)
-        results = {"condition": _results(graphs.conditions)}
-        names = [*self._inputs, *(name for name in given if name.startswith("baseline."))]
-        conditions = self._pure("conditions", graphs.conditions, names, results, update.inputs)
-        read = {*update.inputs, *update.outputs, *conditions.inputs}
-        of_record = {kind: made[kind] for kind in ("output", "baseline", "condition")}
-        record = self._pure("record", graphs.record, self._inputs, of_record, read)
-        plan = self._pure("plan", graphs.plan, ["mask"], {"table": made["table"]}, read)
-        functions = [
-            record,
-            *([plan] if plan.outputs else ()),  # everything is computed whole
-            *([conditions] if conditions.inputs else ()),  # otherwise conditions never change
-            update,
-        ]
-        return [arranging(self._arranged), *functions] if self._arranged else functions
+    def _inputs(self) -> dict[str, Any]:
+        return dict(zip(self._names, self._call.leaves, strict=True))
 
-    def _pure(
-        self,
-        name: str,
-        graph: GraphModule,
-        inputs: list[str],
-        results: Mapping[str, list[Any]],
-        read: Container[str] | None = None,
-    ) -> Pure:
-        """``graph`` with results named by their kind; only those that are ``read``, if given."""
-        outputs = {
-            f"{kind}.{i}": node
-            for kind, nodes in results.items()
-            for i, node in enumerate(nodes)
-            if isinstance(node, Node) and (read is None or f"{kind}.{i}" in read)
-        }
-        return pure(name, graph, inputs, outputs, self._weights, self._in_graph)
+    def _functions(self) -> list[Pure]:
+        """The graphs that do something, and are no other one under a second name."""
+        parts = dict(self._sparse.graphs.parts)
+        if self._sparse.runtime.sidecar.dense_above >= 1:
+            del parts["dense"]
+        if parts["again"] is parts["update"]:
+            del parts["again"]
+        if not parts["conditions"].inputs:
+            del parts["conditions"]
+        constants = parts["constants"]
+        if self._format == "onnx":
+            # onnxruntime computes constants when a session is made; elsewhere it is done once.
+            del parts["constants"]
+            parts = {name: _with_constants(part, constants) for name, part in parts.items()}
+        return [self._pure(name, part) for name, part in parts.items() if part.outputs]
+
+    def _pure(self, name: str, part: NamedGraph) -> Pure:
+        inputs = [self._renamed.get(given, given) for given in part.inputs]
+        return pure(name, part.module, inputs, part.outputs, self._weights)
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
         parameters = inspect.signature(self._model.forward).parameters.values()
         crossing = {name for g in graphs.values() for name in (*g.inputs, *g.outputs)}
-        given = {n for n, leaf in zip(self._inputs, call.leaves, strict=True) if _is_tensor(leaf)}
-        exchanged = sorted((crossing | given) - set(self._weights))
+        given = {n for n, leaf in zip(self._names, call.leaves, strict=True) if _is_tensor(leaf)}
+        exchanged = sorted((crossing | given) & set(self._values))
         config = {**asdict(sparse.config), "grids": dict(sparse.config.grids)}
-        del config["backend"]
+        del config["backend"], config["passes"]
         if (dtype := sparse.config.baseline_dtype) is not None:
             config["baseline_dtype"] = dtype_name(dtype)
-        leaves = (_leaf(i, leaf) for i, leaf in enumerate(self._made["output"]))
+        outputs = sparse.graphs.outputs
         return FolderSignature(
             format=self._format,
             made_by={"sparsify": version("sparsify"), "torch": torch.__version__},
             config=config,
-            grid=sparse.grid,
-            batch=sparse.batch,
-            only_grids=sparse.only_grids,
             parameters=tuple(
                 (p.name, p.kind.name, p.default is not inspect.Parameter.empty) for p in parameters
             ),
             inputs=tuple(
-                _input(path, name, leaf, layout.grid if layout else None)
-                for path, name, leaf, layout in zip(
-                    call.signature.names, self._inputs, call.leaves, sparse.layouts, strict=True
+                _input(path, name, leaf, spot.layout.grid if spot else None)
+                for path, name, leaf, spot in zip(
+                    call.signature.names,
+                    self._names,
+                    call.leaves,
+                    sparse.graphs.inputs,
+                    strict=True,
                 )
             ),
-            outputs=_structure(sparse.output_spec, leaves),
+            outputs=_structure(sparse.output_spec, map(_leaf, outputs)),
             values={name: self._value(name) for name in exchanged},
             graphs=graphs,
+            weights=sparse.weights().content,
+            sidecar=sparse.runtime.sidecar,
         )
 
     def _value(self, name: str) -> Value:
         tensor = self._values[name]
         shape: tuple[int | None, ...] = tuple(tensor.shape)
-        if name in self._dynamic:
+        if name in self._sparse.graphs.dynamic:
             shape = (None, *shape[1:])
         return Value(shape, dtype_name(tensor.dtype))
 
 
-def _results(module: GraphModule) -> Any:
-    return module.graph.output_node().args[0]
+def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
+    """``part``, which makes constants itself."""
+    graph, copies = Graph(), dict[Node, Node]()
+    made: Any = graph.graph_copy(constants.graph, {})
+    by_attribute = dict(zip(map(attribute, constants.outputs), made, strict=True))
+    for node in part.graph.nodes:
+        if node.op == "get_attr" and node.target in by_attribute:
+            copies[node] = by_attribute[node.target]
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    return replace(part, module=GraphModule(part.module, graph))
 
 
 def _names(call: Call, taken: set[str]) -> list[str]:
@@ -254,23 +224,21 @@ def _names(call: Call, taken: set[str]) -> list[str]:
     return names
 
 
-def _weights(joint: GraphModule, folds: Sequence[Fold]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The name of every constant of the graphs, the same for tied ones, and the tensors.
-
-    Instead of those that are made of others, these others.
-    """
-    names: dict[str, str] = {}
+def _weights(graphs: Graphs) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The name of every attribute that graphs read, the same for tied ones, and the tensors; those
+    that the constants graph makes are not among these."""
+    made = {attribute(name): name for name in graphs["constants"].outputs}
+    names: dict[str, str] = dict(made)
     tensors: dict[str, Tensor] = {}
     first: dict[Any, str] = {}
-    read = [str(node.target) for node in joint.graph.find_nodes(op="get_attr")]
-    made = {fold.name for fold in folds}
-    sources = [weight for fold in folds for weight in fold.weights]
-    for name in dict.fromkeys([*(name for name in read if name not in made), *sources]):
-        tensor = attrgetter(name)(joint)
-        if isinstance(tensor, Tensor):
-            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            names[name] = first.setdefault(key, name)
-            tensors[first[key]] = tensor.detach()
+    for part in graphs.parts.values():
+        for node in part.graph.find_nodes(op="get_attr"):
+            name = str(node.target)
+            tensor = attrgetter(name)(part.module)
+            if isinstance(tensor, Tensor) and name not in made:
+                key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+                names[name] = first.setdefault(key, name)
+                tensors[first[key]] = tensor.detach()
     return names, tensors
 
 
@@ -305,8 +273,8 @@ def _input(path: str, name: str, leaf: Any, grid: tuple[int, int] | None) -> Inp
     return Input(path, None, repr(leaf), None)
 
 
-def _leaf(number: int, leaf: Any) -> dict[str, Any]:
-    return {"value": f"output.{number}"} if isinstance(leaf, Node) else {"constant": leaf}
+def _leaf(output: str | Constant) -> dict[str, Any]:
+    return {"value": output} if isinstance(output, str) else {"constant": output.value}
 
 
 def _structure(spec: TreeSpec, leaves: Iterator[dict[str, Any]]) -> Any:

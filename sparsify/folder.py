@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from .codegen.errors import FolderError
+from .sidecar import Sidecar
 
 Format = Literal["pt2", "onnx", "aoti"]
 FORMATS: tuple[str, ...] = get_args(Format)
-VERSION = 1
+VERSION = 2
 """Of the folder; another one is refused."""
 SIGNATURE, WEIGHTS = "signature.json", "weights.safetensors"
 
@@ -59,11 +60,6 @@ class FolderSignature:
     """Versions of sparsify and torch."""
     config: dict[str, Any]
     """As given to ``sparsify()``: the policy and its settings."""
-    grid: tuple[int, int]
-    """[H, W] of masks."""
-    batch: int
-    only_grids: bool
-    """Does every output lie on a grid?"""
     parameters: tuple[tuple[str, str, bool], ...]
     """Of the model's ``forward``: name, kind, has a default."""
     inputs: tuple[Input, ...]
@@ -72,9 +68,12 @@ class FolderSignature:
     ``{"value": name}`` and ``{"constant": ...}``."""
     values: dict[str, Value]
     graphs: dict[str, GraphFile]
-    """record, plan (if an update reads tables), update; conditions (makes them again) if
-    they depend on inputs; arrange
-    (makes constants from weights, once at load) if the format has no such constants itself."""
+    """See :data:`.passes.partition.CUTS`; without those that do nothing, and without ``again``
+    where it is ``update``. ``constants``, if it is there, is run once, at load: its results are further
+    weights."""
+    weights: str
+    """A fingerprint of the model's."""
+    sidecar: Sidecar
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Size and sha256 of every other file."""
     version: int = VERSION
@@ -150,10 +149,11 @@ def _check_files(folder: Path, signature: FolderSignature) -> None:
 
 
 def _from_json(content: dict[str, Any]) -> FolderSignature:
-    content = {**content, **{name: tuple(content[name]) for name in ("grid", "parameters")}}
+    content = {**content, "parameters": tuple(content["parameters"])}
     content["inputs"] = tuple(Input(**_tuples(entry)) for entry in content["inputs"])
     content["values"] = {k: Value(**_tuples(v)) for k, v in content["values"].items()}
     content["graphs"] = {k: GraphFile(**_tuples(v)) for k, v in content["graphs"].items()}
+    content["sidecar"] = Sidecar.from_json(content["sidecar"])
     return FolderSignature(**{f.name: content[f.name] for f in fields(FolderSignature)})
 
 

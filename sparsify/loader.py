@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from .baseline import Baseline
+from .changes import Drops
 from .codegen.ambient import as_captured
-from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
+from .codegen.errors import BaselineError, FolderError, SignatureError
 from .codegen.export import aoti, onnx, pt2
-from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
-from .masks import MaskLike, as_mask, fitted, no_site_follows
-from .signature import as_tensor, bind_to, is_number
-from .words import size_of
+from .folder import FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
+from .masks import MaskLike
+from .plan import Plan
+from .report import Report
+from .runtime import Runtime
+from .signature import Call, as_tensor, bind_to, is_number
+from .state import Weights
 
 _READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
 _CPU = torch.device("cpu")
-Values = dict[str, Tensor]
 
 
 def load(path: str | Path) -> Loaded:
@@ -56,33 +59,6 @@ register_pytree_node(
 )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class LoadedBaseline:
-    """A recorded run of a loaded folder. Never changed."""
-
-    owner: Loaded
-    inputs: Values
-    values: Values
-    """What updates read, and the outputs."""
-
-    def __repr__(self) -> str:
-        return f"<LoadedBaseline of {self.owner}: {size_of(self.nbytes)} kept>"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept for updates."""
-        return sum(tensor.nbytes for tensor in self.values.values())
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedPlan:
-    """The tables of a mask, for a loaded folder."""
-
-    owner: Loaded
-    tables: Values = field(repr=False)
-    is_empty: bool
-
-
 class Loaded:
     """A folder's graphs behind the interface of :class:`sparsify.SparseModule`."""
 
@@ -90,13 +66,18 @@ class Loaded:
         self._folder = folder
         self.signature = signature
         read = _READ[signature.format]
-        self._run = {name: read(folder / graph.file) for name, graph in signature.graphs.items()}
+        self._graphs = {name: read(folder / graph.file) for name, graph in signature.graphs.items()}
         # onnxruntime reads the weights itself
-        self._weights: Values = {}
+        self._tensors: dict[str, Tensor] = {}
         if signature.format != "onnx":
-            self._weights = load_file(folder / WEIGHTS)
-        if "arrange" in self._run:
-            self._weights |= self._call("arrange", {})
+            self._tensors = load_file(folder / WEIGHTS)
+        self._names = {f"input.{i}": entry.name for i, entry in enumerate(signature.inputs)}
+        with as_captured():
+            self._tensors |= self._run("constants", {})
+        self._runtime = Runtime(signature.sidecar, self._run, _CPU)
+        self._weights = Weights(signature.weights, None)
+        self._drops = Drops(is_told=not signature.config["warn_dropped"])
+        self._last: Plan | None = None
         kind = inspect.Parameter
         self._parameters = inspect.Signature(
             [
@@ -108,98 +89,104 @@ class Loaded:
     def __repr__(self) -> str:
         return f"<Loaded {self._folder}: {self.signature.format}>"
 
-    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, LoadedBaseline]:
+    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Baseline]:
         """The model's output and the baseline to update from. Raises :class:`SignatureError`."""
-        inputs = self._bound(args, kwargs)
-        # What is kept may be views of the inputs, which the caller may write to.
-        copies = {name: value.clone() for name, value in inputs.items()}
-        values = self._call("record", copies)
-        return self._outputs(values), LoadedBaseline(self, copies, values)
+        with as_captured():
+            outputs, baseline = self._runtime.record(self._bound(args, kwargs), self._weights)
+        return self._built(outputs), baseline
 
-    def plan(self, mask: MaskLike | None = None) -> LoadedPlan:
-        """What depends on ``mask`` alone: one for all items, as :mod:`sparsify.masks` takes it.
+    def plan(self, mask: MaskLike | None = None) -> Plan:
+        """What depends on ``mask`` alone, as :mod:`sparsify.masks` takes it.
 
         Raises :class:`MaskError`.
         """
-        own = fitted(as_mask(mask), self.signature.grid, self.signature.batch)
-        if own.dim() == 3 and not bool((own == own[:1]).all()):
-            raise MaskError(
-                "the items have different masks, but an exported update takes one for all: "
-                "export with a batch of one and update the items one by one"
-            )
-        own = own if own.dim() == 2 else own[0]
-        tables = self._call("plan", {"mask": own.contiguous()}) if "plan" in self._run else {}
-        return LoadedPlan(self, tables, not bool(own.any()))
+        self._last = plan = Plan(mask)
+        with as_captured():
+            self._runtime.plan(plan)
+        return plan
 
     def update(
         self,
-        baseline: LoadedBaseline,
+        baseline: Baseline,
         *args: Any,
-        mask: MaskLike | LoadedPlan | None = None,
+        mask: MaskLike | Plan | None = None,
+        commit: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The output for edited inputs, computed where ``mask`` and its surroundings are.
+        """As :meth:`sparsify.SparseModule.update`.
 
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
-        if baseline.owner is not self:
-            raise BaselineError("this baseline was recorded by another folder: record with this")
-        inputs = self._bound(args, kwargs)
-        plan = mask if isinstance(mask, LoadedPlan) else self.plan(mask)
-        if plan.owner is not self:
-            raise BaselineError("this plan was made by another folder: make it with this one")
-        same = self._same_conditions(baseline, inputs)
-        if plan.is_empty:
-            if not (self.signature.only_grids or same):
-                raise no_site_follows()
-            return self._outputs(baseline.values)
-        conditions: Values = {}
-        if not same and "conditions" in self._run:
-            conditions = self._call("conditions", baseline.values | inputs)
-        return self._outputs(
-            self._call("update", baseline.values | conditions | plan.tables | inputs)
-        )
+        self._require_own(baseline)
+        call, self._last = self._bound(args, kwargs), Plan.of(mask)
+        baseline.require_call(call, self.signature.config["any_step"])
+        with as_captured():
+            self._drops.look(self._runtime, baseline, call, self._last)
+            outputs, new = self._runtime.update(baseline, call, self._last, commit, self._weights)
+        output = self._built(outputs)
+        return (output, new) if commit else output
 
-    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
-        """The tensors of a call by name, contiguous. Raises :class:`SignatureError`."""
+    def restrict(self, baseline: Baseline, mask: MaskLike | Plan | None = None) -> Baseline:
+        """As :meth:`sparsify.SparseModule.restrict`."""
+        self._require_own(baseline)
+        with as_captured():
+            return self._runtime.restrict(baseline, Plan.of(mask))
+
+    def report(self) -> Report:
+        """Per node what is packed, dense, static or a fallback, for the last plan."""
+        with as_captured():
+            return self._runtime.report(self._last)
+
+    def _require_own(self, baseline: Baseline) -> None:
+        if baseline.key != self._runtime.sidecar.key:
+            raise BaselineError(
+                "this baseline was recorded by another model or folder: record with this one"
+            )
+        if baseline.weights.content != self._weights.content:
+            raise BaselineError("this baseline was recorded with other weights: record again")
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """A call like the exported one, its tensors contiguous. Raises :class:`SignatureError`."""
         call = bind_to(self._parameters, "the exported model", args, kwargs)
         inputs, names = self.signature.inputs, call.signature.names
         if names != tuple(entry.path for entry in inputs):
             odd = ", ".join(sorted({entry.path for entry in inputs} ^ set(names)))
             raise SignatureError(f"the arguments differ from the exported ones ({odd or 'order'})")
-        values: Values = {}
+        leaves = []
         for entry, leaf in zip(inputs, call.leaves, strict=True):
             if entry.name is None:
                 _require(entry.path, repr(leaf), entry.constant)
             else:
                 leaf = as_tensor(leaf, _CPU) if is_number(leaf) else leaf
                 _require(entry.path, _describe(leaf), self._described(entry.name))
-                values[entry.name] = leaf.detach().contiguous()
-        return values
+                leaf = leaf.detach().contiguous()
+            leaves.append(leaf)
+        return call.of(leaves)
 
     def _described(self, name: str) -> str:
         value = self.signature.values[name]
         return f"{value.dtype} {list(value.shape)}"
 
-    def _same_conditions(self, baseline: LoadedBaseline, inputs: Values) -> bool:
-        """Are the inputs that an edit leaves alone the recorded ones?"""
-        fixed = [e.name for e in self.signature.inputs if e.name and e.grid is None]
-        return all(torch.equal(baseline.inputs[name], inputs[name]) for name in fixed)
+    def _run(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A graph; one that does nothing was not exported."""
+        graphs = self.signature.graphs
+        name = "update" if name == "again" and name not in graphs else name
+        if name not in graphs:
+            return {}
+        graph = graphs[name]
+        named = {self._names.get(key, key): value for key, value in values.items()}
+        given = [named[key] for key in graph.inputs]
+        if self.signature.format != "onnx":
+            given += [self._tensors[key] for key in graph.weights]
+        return dict(zip(graph.outputs, self._graphs[name](given), strict=True))
 
-    def _call(self, name: str, values: Mapping[str, Tensor]) -> Values:
-        graph: GraphFile = self.signature.graphs[name]
-        given = [values[key] for key in graph.inputs]
-        if self._weights or name == "arrange":
-            given += [self._weights[key] for key in graph.weights]
-        with as_captured():
-            results: Sequence[Tensor] = self._run[name](given)
-        return dict(zip(graph.outputs, results, strict=True))
-
-    def _outputs(self, values: Values) -> Any:
+    def _built(self, outputs: Sequence[Any]) -> Any:
+        """Copies: a graph may return what it was given."""
+        values = {f"output.{i}": value for i, value in enumerate(outputs)}
         return _build(self.signature.outputs, values)
 
 
-def _build(structure: Any, values: Values) -> Any:
+def _build(structure: Any, values: Mapping[str, Any]) -> Any:
     """The containers that ``FolderSignature.outputs`` describes, with copies of the tensors."""
     ((kind, content),) = structure.items()
     if kind == "value":

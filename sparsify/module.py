@@ -19,9 +19,9 @@ from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
 from .masks import MaskLike
-from .passes.partition import ThreeGraphs
+from .passes.graphs import Graphs
 from .plan import Plan
-from .report import Report, make_report
+from .report import Report
 from .session import Recording, Session
 from .source import as_files, whole
 from .wrapping import require_module, view
@@ -123,11 +123,17 @@ class SparseModule(nn.Module):
         as a batch of one (the first time costs a dense run).
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
-        baseline = self._engine.own(baseline)
-        call = baseline.program.own(self._engine.bind(args, kwargs))
-        baseline.require_call(call, "update", self._engine.config.any_step)
-        output, new = self._engine.update_call(baseline, call, Plan.of(mask), commit)
+        call = self._engine.bind(args, kwargs)
+        output, new = self._engine.update(baseline, call, Plan.of(mask), commit)
         return (output, new) if commit else output
+
+    def restrict(self, baseline: Baseline, mask: MaskLike | Plan | None = None) -> Baseline:
+        """``baseline`` for updates of one mask alone, in the memory that these need.
+
+        Maps of which an update reads active sites and halos shrink to those; what it reads whole
+        (keys and values) stays. Raises :class:`MaskError`, :class:`BaselineError`.
+        """
+        return self._engine.restrict(baseline, Plan.of(mask))
 
     @contextmanager
     def recording(self) -> Iterator[Session]:
@@ -159,11 +165,10 @@ class SparseModule(nn.Module):
         if self._engine.last is None:
             raise BaselineError("record a run first: there is nothing to report")
         program, plan = self._engine.last
-        tables = program.plan(plan) if plan is not None else None
-        return make_report(program.graphs, tables, program.kept_bytes)
+        return program.runtime.report(plan)
 
-    def graphs(self, *args: Any, **kwargs: Any) -> ThreeGraphs:
-        """The record, plan and update graphs for calls like this one."""
+    def graphs(self, *args: Any, **kwargs: Any) -> Graphs:
+        """The graphs for calls like this one, by name: record, plan, update and more."""
         return self._engine.program(self._engine.bind(args, kwargs)).graphs
 
     def code(self, *args: Any, **kwargs: Any) -> str:

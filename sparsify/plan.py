@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -20,14 +19,14 @@ class Tables:
 
     mask: Tensor
     """bool [H, W], on the host."""
-    tables: list[Tensor]
-    masks: dict[str, Tensor]
-    """bool [H, W], by the name of their node."""
+    tables: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    """bool [H, W], by name."""
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
 
     def __repr__(self) -> str:
-        size = size_of(sum(table.nbytes for table in self.tables))
+        size = size_of(sum(table.nbytes for table in self.tables.values()))
         what = "the dense model runs" if self.is_dense else f"{len(self.tables)} of {size}"
         return f"<Tables of {sites_of(self.mask)}: {what}>"
 
@@ -38,7 +37,7 @@ class Tables:
 
 @dataclass(eq=False, repr=False)
 class Plan:
-    """A mask of one's own, and, per program, the tables made from it (the union of its items).
+    """A mask of one's own, and, per program, the tables made from it.
 
     ``given`` is what :func:`sparsify.masks.as_mask` takes; who paints it later changes nothing.
     """
@@ -46,15 +45,15 @@ class Plan:
     given: InitVar[MaskLike | None]
     mask: Tensor = field(init=False)
     """bool [H, W] or [N, H, W], on the host, in the size in which it was given."""
-    tables: MutableMapping[object, Tables] = field(default_factory=WeakKeyDictionary)
-    """They live as long as their programs."""
+    tables: dict[str, Tables] = field(default_factory=dict)
+    """By the key of the program."""
 
     def __post_init__(self, given: MaskLike | None) -> None:
         self.mask = as_mask(given)
 
     def __getstate__(self) -> dict[str, Any]:
         """The mask alone."""
-        return {"mask": self.mask, "tables": WeakKeyDictionary()}
+        return {"mask": self.mask, "tables": {}}
 
     @staticmethod
     def of(mask: MaskLike | Plan | None) -> Plan:
@@ -63,20 +62,3 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan of {list(self.mask.shape)}: {sites_of(self.mask)}>"
-
-    @cached_property
-    def items(self) -> list[Plan]:
-        """The plan of each mask; empty if all items share one."""
-        if self.mask.dim() != 3 or bool((self.mask == self.mask[:1]).all()):
-            return []
-        return [Plan(m) for m in self.mask]
-
-    @cached_property
-    def shared(self) -> Plan:
-        """The plan of the mask that all items share."""
-        return self if self.mask.dim() == 2 else Plan(self.mask[0])
-
-    def of_items(self, batch: int) -> list[Plan]:
-        """The plan of each item of a batch for which the mask is fit."""
-        own = self.items or [self.shared]
-        return own * (batch // len(own))

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-import torch
 from PIL import Image, ImageDraw
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
-from torch.fx import Node
 
-from .codegen import ops
-from .passes.facts import facts
 from .passes.fuse import Fused
 from .passes.layout import Grid
-from .passes.macs import macs
-from .passes.partition import ThreeGraphs
 from .plan import Tables
+from .sidecar import NodeReport, Sidecar, State
 from .words import size_of
-
-_TORCH = str(Path(torch.__file__).parent)
-
-State = Literal["packed", "dense", "static", "fallback"]
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """One operator of the model."""
-
-    name: str
-    operator: str
-    state: State
-    """packed: active sites only; dense: whole, by choice; static: no edit reaches it;
-    fallback: whole, because no rule matched."""
-    reason: str
-    grid: Grid | None
-    macs: int
-    """Multiply-accumulates of the dense operator."""
-    macs_now: int
-    """The same for the update with the reported plan."""
-    kept: int
-    """Bytes of its value in the last baseline."""
-    source: str
-    """Line of the user's model."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +76,7 @@ class Report:
         for column in ("state", "nodes", "MACs dense", "MACs now", "share of dense", "kept"):
             table.add_column(column, justify="left" if column == "state" else "right")
         count = Counter(node.state for node in self.nodes)
-        for state in ("packed", "dense", "static", "fallback"):
+        for state in get_args(State):
             of_state = [node for node in self.nodes if node.state == state]
             dense, now = sum(n.macs for n in of_state), sum(n.macs_now for n in of_state)
             share = f"{now / max(self.macs_dense, 1):.1%}"
@@ -160,63 +129,30 @@ class Report:
         sheet.save(path)
 
 
-def make_report(graphs: ThreeGraphs, tables: Tables | None, kept: Mapping[str, int]) -> Report:
+def make_report(sidecar: Sidecar, tables: Tables | None, kept: Mapping[str, int]) -> Report:
     """Of an update with ``tables``; without them all sites count. ``kept`` are the bytes of the
     baseline, by node."""
-    nodes = [n for n in graphs.dense.graph.nodes if _is_of_model(n)]
     masks = tables.masks if tables is not None else {}
-    working = {mask.name for n in nodes if macs(n) and (mask := facts(n).mask)}
+    working = {node.mask for node in sidecar.nodes if node.macs}
     widest: dict[Grid, Tensor] = {}
     for name in sorted(masks, key=lambda name: (name not in working, -int(masks[name].sum()))):
         widest.setdefault(_size(masks[name]), masks[name])
     is_dense = tables is not None and tables.is_dense
     active = {} if is_dense else {name: float(m.float().mean()) for name, m in masks.items()}
-    fused: tuple[Fused, ...] = graphs.update.meta.get("fused", ())
-    return Report(tuple(_node(n, active, kept) for n in nodes), widest, is_dense, fused)
+    nodes = tuple(
+        replace(
+            node,
+            macs_now=round(node.macs * active.get(node.mask, 1.0)),
+            kept=kept.get(node.name, 0),
+        )
+        for node in sidecar.nodes
+    )
+    return Report(nodes, widest, is_dense, sidecar.fused)
 
 
 def _size(mask: Tensor) -> Grid:
     height, width = mask.shape
     return height, width
-
-
-def _is_of_model(node: Node) -> bool:
-    return node.op == "call_function" and node.target is not ops.contiguous
-
-
-def _node(node: Node, active: Mapping[str, float], kept: Mapping[str, int]) -> NodeReport:
-    mask, layout = facts(node).mask, facts(node).layout
-    dense = macs(node)
-    share = active.get(mask.name, 1.0) if mask else 1.0
-    return NodeReport(
-        name=node.name,
-        operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
-        state=_state(node),
-        reason=facts(node).reason,
-        grid=layout.grid if layout else None,
-        macs=dense,
-        macs_now=round(dense * share),
-        kept=kept.get(node.name, 0),
-        source=_source(node),
-    )
-
-
-def _state(node: Node) -> State:
-    if not facts(node).edited:
-        return "static"
-    if facts(node).mask is not None:
-        return "packed"
-    return "dense" if facts(node).layout else "fallback"
-
-
-def _function(node: Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _source(node: Node) -> str:
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [line for line in lines if not line[0].startswith(_TORCH)]
-    return ":".join(own[-1]) if own else ""
 
 
 def _big(number: int) -> str:

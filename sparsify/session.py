@@ -23,7 +23,11 @@ class Host(Protocol):
 
     def program(self, call: Call) -> Program: ...
 
-    def update_call(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
+    def program_of(self, baseline: Baseline) -> Program: ...
+
+    def update(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
+
+    def restrict(self, baseline: Baseline, plan: Plan) -> Baseline: ...
 
     def mode_of(self, mode: Recording | Editing) -> AbstractContextManager[None]: ...
 
@@ -44,13 +48,13 @@ class Session:
         return sum(baseline.nbytes for baseline in self.calls)
 
     def restrict(self, mask: MaskLike | Plan | None = None) -> None:
-        """Keeps of every call only what updates of ``mask`` need; see :meth:`Baseline.restrict`.
+        """Keeps of every call only what updates of ``mask`` need (:meth:`SparseModule.restrict`).
 
         Under policy "exact" the masks of later calls grow beyond it where an edit spreads: such
         calls then raise :class:`MaskError`.
         """
         plan = Plan.of(mask)
-        self.calls[:] = [baseline.restrict(plan) for baseline in self.calls]
+        self.calls[:] = [self.module.restrict(baseline, plan) for baseline in self.calls]
 
     @contextmanager
     def editing(self, mask: MaskLike | Plan | None = None) -> Iterator[Editing]:
@@ -118,18 +122,19 @@ class Editing:
     def call(self, call: Call) -> Any:
         number, calls = self._twin(call), self.session.calls
         baseline = calls[number]
-        call = replace(baseline.program.own(call), what=f"call {number + 1} of {len(calls)}")
+        call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
         plan = self._plan(baseline, call)
-        output, _ = self.session.module.update_call(baseline, call, plan)
+        output, _ = self.session.module.update(baseline, call, plan)
         self.position = number + 1
         return output
 
     def _plan(self, baseline: Baseline, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""
-        program = baseline.program
+        program = self.session.module.program_of(baseline)
         if program.config.policy != "exact":
             return self.plan
-        mask, found = fitted(self.plan.mask, program.grid, program.batch), changed(baseline, call)
+        found = changed(program.runtime, baseline, call)
+        mask = fitted(self.plan.mask, baseline.grid, len(found))
         found = found if mask.dim() == 3 else found.any(0)
         return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
 
@@ -154,9 +159,9 @@ class Editing:
                 f"{what} has the scalar inputs of calls {numbers}, and not those of the next one: "
                 "run the sampler with the same schedule"
             )
-        call = calls[at].program.own(call)
+        call = call.like(calls[at].signature)
         try:
-            calls[at].program.signature.require(call.signature, what)
+            calls[at].signature.require(call.signature, what)
         except SignatureError as error:
             raise SessionError(str(error)) from None
         raise SessionError(
@@ -166,9 +171,9 @@ class Editing:
 
 
 def _is_twin(baseline: Baseline, call: Call) -> bool:
-    call = baseline.program.own(call)
+    call = call.like(baseline.signature)
     try:
-        baseline.program.signature.require(call.signature, "")
+        baseline.signature.require(call.signature, "")
     except SignatureError:
         return False
     return baseline.other_scalar(call) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -50,6 +51,17 @@ class Call:
     what: str = "update"
     """In messages."""
 
+    def of(self, leaves: Sequence[Any]) -> Call:
+        """The same call with these leaves."""
+        args, kwargs = tree_unflatten(leaves, self.signature.spec)
+        signature = replace(self.signature, leaves=_described(tuple(leaves)))
+        return Call(args, kwargs, tuple(leaves), signature, self.what)
+
+    def like(self, signature: Signature) -> Call:
+        """As graphs of ``signature`` take it: with tensors for numbers, if they do."""
+        tensors = self.with_tensors
+        return tensors if tensors.signature == signature else self
+
     @cached_property
     def with_tensors(self) -> Call:
         """The same with a tensor for each number, beside the first tensor; itself without any."""
@@ -57,8 +69,7 @@ class Call:
         if not any(map(is_number, self.leaves)):
             return self
         leaves = tuple(as_tensor(x, device) if is_number(x) else x for x in self.leaves)
-        args, kwargs = tree_unflatten(leaves, self.signature.spec)
-        return Call(args, kwargs, leaves, replace(self.signature, leaves=_described(leaves)))
+        return self.of(leaves)
 
 
 def bind(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from . import codegen
 from .codegen.emit import readable
-from .passes.partition import ThreeGraphs
+from .passes.graphs import Graphs
 
-_GRAPHS = ("record", "plan", "conditions", "update", "commit")
 _KERNELS = ("gather_conv", "overlay_attention", "group_statistics")
 
 
@@ -18,9 +17,9 @@ def whole(compiled: str) -> str:
     return "\n\n".join([compiled, *parts])
 
 
-def as_files(compiled: str, graphs: ThreeGraphs) -> dict[str, str]:
+def as_files(compiled: str, graphs: Graphs) -> dict[str, str]:
     """By name: the graphs as Python, the compiled update, the kernels of ours that it calls."""
-    files = {f"{name}.py": readable(getattr(graphs, name)) for name in _GRAPHS}
+    files = {f"{name}.py": readable(part.module) for name, part in graphs.parts.items()}
     return {**files, "update_compiled.py": compiled, **own_kernels(compiled)}
 
 

@@ -19,21 +19,28 @@ class Weights(NamedTuple):
 
     content: str
     """A checksum of all bytes, shapes, strides and dtypes."""
-    refreshes: int
-    """How often :meth:`State.refresh` was called before."""
+    refreshes: int | None
+    """None: content alone decides. How often somebody said that they are others than before."""
+
+    def difference(self, now: Weights) -> str | None:
+        """What happened, if weights are not these ``now``."""
+        if self.refreshes not in (None, now.refreshes):
+            return "sparse.refresh() or sparse.reset() was called"
+        return None if self.content == now.content else "the model's weights changed"
 
 
 class State:
     """The attributes and weights of a model, as they were when it was captured."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, refreshes: int = 0) -> None:
         self._model = model
         self._attributes = Attributes(model)
         self._weights = Fingerprint((*model.parameters(), *model.buffers()))
         self._layout = self._weights.layout
         self._constants = Fingerprint(self._attributes.tensors)
-        self._constant = self._constants.content()
-        self._refreshes = 0
+        self.constants = self._constants.content()
+        """A checksum of the tensors that graphs have as constants."""
+        self._refreshes = refreshes
 
     def change(self, whole: bool = False) -> str | None:
         """What a graph of the model would have to be captured again for, in words.
@@ -47,7 +54,7 @@ class State:
             constants = Fingerprint(attributes.tensors)
         else:
             attributes, constants = self._attributes, self._constants
-        if constants.content(whole) != self._constant:
+        if constants.content(whole) != self.constants:
             return "tensor attributes"
         self._attributes, self._constants = attributes, constants
         return None if self._weights.look() == self._layout else "weights"

@@ -122,7 +122,7 @@ def exact_errors(example: Example, *chosen: Tensor) -> Errors:
     worst = Worst()
     sparse, output, baseline = example.sparse("exact")
     worst.add(output, example.model(**example.inputs))
-    several = chosen or tuple(masks(baseline.program.grid))
+    several = chosen or tuple(masks(baseline.grid))
     for mask in several:
         inputs = example.edited(mask)
         worst.add(sparse.update(baseline, mask=mask, **inputs), example.model(**inputs))
@@ -141,12 +141,12 @@ def fixed_errors(example: Example, *chosen: Tensor, **new: Tensor) -> tuple[Erro
     worst = Worst()
     sparse, output, baseline = example.sparse("fixed")
     old = bind(example.model, (), example.inputs).leaves
-    for mask in chosen or masks(baseline.program.grid):
+    for mask in chosen or masks(baseline.grid):
         plan = sparse.plan(mask)
         worst.add(sparse.update(baseline, mask=plan, **example.inputs), output)
         inputs = {**example.edited(mask), **new}
         got = sparse.update(baseline, mask=plan, **inputs)
-        wanted = oracle(baseline, plan, old, bind(example.model, (), inputs).leaves)
+        wanted = oracle(sparse, baseline, plan, old, bind(example.model, (), inputs).leaves)
         worst.add(got, tree_unflatten(wanted, tree_flatten(output)[1]))
     return worst.errors, sparse.report()
 

@@ -8,14 +8,20 @@ from typing import Any
 
 import torch
 from sparsify.passes.analyze import AnalyzeLayout
+from sparsify.passes.arrange import Arrange
+from sparsify.passes.base import Pass
+from sparsify.passes.canonicalize import Canonicalize
 from sparsify.passes.capture import capture
-from sparsify.passes.channels_last import ChannelsLast
-from sparsify.passes.fuse import Fuse
+from sparsify.passes.constants import Constants
+from sparsify.passes.contiguous import Contiguous, ContiguousResults
+from sparsify.passes.graphs import Graphs
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
+from sparsify.passes.one_run import OfOneRun
 from sparsify.passes.pack import Pack
-from sparsify.passes.partition import ThreeGraphs
+from sparsify.passes.partition import Partition
 from sparsify.passes.pipeline import Pipeline
+from sparsify.passes.shapes import PropagateShapes
 from sparsify.passes.verify import Inspect
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
@@ -41,17 +47,25 @@ def captured(function: Callable[[Any, Tensor], Any]) -> GraphModule:
 
 
 def rewritten(
-    function: Callable[[Any, Tensor], Any],
-    fuse: Fuse | None = None,
-    order: ChannelsLast | None = None,
-    **options: Any,
-) -> ThreeGraphs:
+    function: Callable[[Any, Tensor], Any], *more: Pass, shapes: bool = False, **options: Any
+) -> Graphs:
+    """With ``more`` passes behind the partition, which may need ``shapes``."""
+    analyze = AnalyzeLayout((Layout.image(IMAGE),))
     pipeline = Pipeline(
-        AnalyzeLayout((Layout.image(IMAGE),)),
-        PropagateMasks((8, 8), **{"dilate": 0, **options}),
-        Pack(),
-        fuse,
-        order,
+        (
+            Canonicalize(),
+            Arrange(analyze),
+            Constants(),
+            analyze,
+            PropagateMasks((8, 8), **{"dilate": 0, **options}),
+            Pack(),
+            Partition(),
+            OfOneRun(),
+            *([PropagateShapes((8, 8))] if shapes else ()),
+            *more,
+            ContiguousResults(),
+            Contiguous(),
+        )
     )
     return pipeline(captured(function), Inspect())
 

@@ -53,8 +53,8 @@ class Reference:
 
     def __init__(self, sparse: SparseModule, recipe: Recipe, fixed: Fixed) -> None:
         self.fixed = fixed
-        self.module = sparse.graphs(*recipe.inputs()).dense
-        joint = sparse.record(*recipe.inputs())[1].program.joint
+        self.module = sparse.graphs(*recipe.inputs())["dense"].module
+        joint = sparse.graphs(*recipe.inputs()).joint
         self._following = {node.name for node in joint.graph.nodes if _follows(node)}
         nodes = list(self.module.graph.nodes)
         run = Arrangements(self.module, nodes[0])

@@ -40,7 +40,7 @@ def blended(model: nn.Module, before: Inputs, after: Inputs) -> Tensor:
     sparse = sparsify(model, backend="eager")
     _, baseline = sparse.record(*before)
     leaves = [bind(model, inputs, {}).leaves for inputs in (before, after)]
-    result: Tensor = oracle(baseline, sparse.plan(corner()), *leaves)[0]
+    result: Tensor = oracle(sparse, baseline, sparse.plan(corner()), *leaves)[0]
     return result
 
 

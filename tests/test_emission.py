@@ -83,19 +83,16 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
         options = {"dilate": 0, "dense_share": 0.0, "dense_above": 1.0}
         sparse = sparsify(model, backend="eager", **options)
         _, baseline = sparse.record(*inputs)
-    program, cases = baseline.program, []
-    assert baseline.values is not None
+    program, cases = sparse._engine.program_of(baseline), []
+    part = program.graphs["update"]
     for mask in masks:
         edited = torch.where(mask, torch.randn_like(image), image)
-        tables = program.plan(sparse.plan(mask)).tables
-        leaves = bind(model, (edited, *inputs[1:]), {}).leaves
-        cases.append((*leaves, *tables, *baseline.values, *baseline.conditions))
-    first = len(leaves)
-    assert len({tuple(table.shape for table in case[first:]) for case in cases}) == 2
-    dynamic = [False] * len(cases[0])
-    dynamic[first : first + len(tables)] = program.graphs.dynamic
-    graphs = program.graphs
-    return Case(graphs.update, tuple(dynamic), (cases[0], cases[1]), graphs.most_rows)
+        call = bind(model, (edited, *inputs[1:]), {})
+        values = program.runtime.operands(baseline, call, mask)
+        cases.append(tuple(values[name] for name in part.inputs))
+    assert len({tuple(table.shape for table in case) for case in cases}) == 2
+    dynamic = tuple(name in program.graphs.dynamic for name in part.inputs)
+    return Case(part.module, dynamic, (cases[0], cases[1]), program.graphs.most_rows)
 
 
 def unet() -> Case:

@@ -151,15 +151,15 @@ def test_follows_the_model_in_process(format: Any, folder: Path, tmp_path: Path)
 
 def test_the_signature_says_what_graphs_take(folder: Path) -> None:
     about = json.loads((folder / "signature.json").read_text())
-    assert about["format"] == "pt2" and about["version"] == 1
-    assert about["config"]["policy"] == "fixed" and about["grid"] == [SIZE, SIZE]
+    assert about["format"] == "pt2" and about["version"] == 2
+    assert about["config"]["policy"] == "fixed" and about["sidecar"]["grid"] == [SIZE, SIZE]
     grids = {entry["name"]: entry["grid"] for entry in about["inputs"]}
     assert grids == {"image": [SIZE, SIZE], "step": None}
     assert about["values"]["image"] == {"shape": [1, 3, SIZE, SIZE], "dtype": "float32"}
     sites = [v for name, v in about["values"].items() if name.startswith("table.")]
     assert sites and all(v["dtype"] == "int64" for v in sites)
     assert any(v["shape"][0] is None for v in sites)
-    known = {*about["values"], *about["graphs"]["arrange"]["outputs"]}
+    known = {*about["values"], *about["graphs"]["constants"]["outputs"]}
     for graph in about["graphs"].values():
         assert {*graph["inputs"], *graph["outputs"]} <= known
     assert set(about["files"]) == {p.name for p in folder.iterdir()} - {"signature.json"}
@@ -207,7 +207,7 @@ def run(name, values):
     given = [values[n] for n in graph["inputs"]] + [weights[n] for n in graph["weights"]]
     return dict(zip(graph["outputs"], programs[name](tuple(given))))
 
-weights.update(run("arrange", {}))
+weights.update(run("constants", {}))
 recorded, outputs = run("record", calls), {}
 for number in range(4):
     edited = {**calls, **recorded, "image": calls[f"image {number}"]}

@@ -25,8 +25,8 @@ def weights_as_on_cuda() -> Iterator[None]:
 
 
 def fused(function: Callable[[Any, Tensor], Any]) -> tuple[Any, list[Fused]]:
-    graphs = rewritten(function, Fuse())
-    return graphs.update.graph, graphs.update.meta["fused"]
+    graphs = rewritten(function, Fuse(), shapes=True)
+    return graphs["update"].graph, graphs["update"].module.meta["fused"]
 
 
 def test_halo_is_read_where_it_stands() -> None:

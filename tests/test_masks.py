@@ -108,7 +108,7 @@ def test_plans_own_their_masks(use: str) -> None:
             got = sparse(edited, *rest)
     else:
         if use == "restrict":
-            baseline = baseline.restrict(mask)
+            baseline = sparse.restrict(baseline, mask)
         else:
             session.restrict(mask)
             (baseline,) = session.calls

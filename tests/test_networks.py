@@ -49,21 +49,21 @@ def fixed_equals_oracle(model: torch.nn.Module, args: tuple, kwargs: dict, norm:
     sparse = sparsify(model, backend="eager", dilate=1, norm=norm)
     output, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
-        mask = centred_square(baseline.program.grid, share)
+        mask = centred_square(baseline.grid, share)
         plan = sparse.plan(mask)
         unchanged = sparse.update(baseline, *args, mask=plan, **kwargs)
         assert relative(first(unchanged), first(output)) <= 1e-5
         new = edited(args, mask)
         update = sparse.update(baseline, *new, mask=plan, **kwargs)
         leaves = [bind(model, inputs, kwargs).leaves for inputs in (args, new)]
-        assert relative(first(update), first(oracle(baseline, plan, *leaves))) <= 1e-5
+        assert relative(first(update), first(oracle(sparse, baseline, plan, *leaves))) <= 1e-5
 
 
 def exact_equals_dense(model: torch.nn.Module, args: tuple, kwargs: dict) -> None:
     sparse = sparsify(model, backend="eager", policy="exact")
     _, baseline = sparse.record(*args, **kwargs)
     for share in SHARES:
-        mask = centred_square(baseline.program.grid, share)
+        mask = centred_square(baseline.grid, share)
         new = edited(args, mask)
         with torch.no_grad():
             dense = first(model(*new, **kwargs))

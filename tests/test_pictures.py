@@ -37,9 +37,10 @@ def recorded(
     return sparse, sparse.record(*inputs)[1]
 
 
-def grids(baseline: Baseline) -> list[tuple[int, int] | None]:
+def grids(sparse: SparseModule) -> list[tuple[int, int] | None]:
     """Of the inputs."""
-    return [layout and layout.grid for layout in baseline.program.layouts]
+    assert sparse._engine.last is not None
+    return [spot and spot.layout.grid for spot in sparse._engine.last[0].graphs.inputs]
 
 
 # -- beside a picture ---------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def test_a_bias_of_attention_is_no_picture(model: type[nn.Module]) -> None:
     bias, mask = 3 * torch.randn(1, 1, SIZE, SIZE), square()
     network = model().eval()
     sparse, baseline = recorded(network, x, text, bias)
-    assert grids(baseline) == [(SIZE, SIZE), None, None]
+    assert grids(sparse) == [(SIZE, SIZE), None, None]
     for new in (bias, 3 * torch.randn_like(bias)):
         edited = torch.where(mask, x + 1, x), text, new
         got = sparse.update(baseline, *edited, mask=mask)
@@ -119,7 +120,7 @@ def test_embeddings_of_an_ip_adapter_are_no_pictures() -> None:
     old, new = ({"image_embeds": [torch.randn(1, 2, 16, 16)]} for _ in range(2))
     sparse = sparsify(unet, policy="exact", backend="eager")
     _, baseline = sparse.record(x, time, words, added_cond_kwargs=old)
-    assert grids(baseline) == [(16, 16), None, None, None]
+    assert grids(sparse) == [(16, 16), None, None, None]
     edited, mask = torch.where(square((16, 16)), x + 1, x), square((16, 16))
     got = sparse.update(baseline, edited, time, words, added_cond_kwargs=new, mask=mask).sample
     want = unet(edited, time, words, added_cond_kwargs=new).sample
@@ -161,7 +162,7 @@ def test_channels_last_are_recognised(model: type[nn.Module], size: int) -> None
     x, network, mask = torch.randn(1, SIZE, size, SIZE), model().eval(), square((SIZE, size))
     for options in ({}, {"grids": {"x": (SIZE, size)}}):
         sparse, baseline = recorded(network, x, **options)
-        assert grids(baseline) == [(SIZE, size)]
+        assert grids(sparse) == [(SIZE, size)]
         edited = torch.where(mask[..., None], x + 1, x)
         got, later = sparse.update(baseline, edited, mask=mask, commit=True)
         torch.testing.assert_close(got, network(edited))
@@ -193,7 +194,7 @@ def test_what_is_joined_with_a_picture_is_one() -> None:
         torch.randint(0, 5, (2, 1, half, half)),
     )
     sparse, baseline = recorded(network, *inputs)
-    assert grids(baseline) == [(SIZE, SIZE), (SIZE, SIZE), (half, half)]
+    assert grids(sparse) == [(SIZE, SIZE), (SIZE, SIZE), (half, half)]
     inside = F.max_pool2d(mask[None].float(), 2)[0] > 0
     edited = (
         torch.where(mask, inputs[0] + 1, inputs[0]),
@@ -228,14 +229,14 @@ def test_pictures_apart_are_asked_for() -> None:
     with pytest.raises(GridError, match=r"x \[1, 4, .*and other \[.*grids={'x': .*'other': None}"):
         recorded(network, x, other)
     sparse, baseline = recorded(network, x, other, grids={"other": None})
-    assert grids(baseline) == [(SIZE, SIZE), None]
+    assert grids(sparse) == [(SIZE, SIZE), None]
     edited = torch.where(mask, x + 1, x), torch.randn_like(other)
     got = sparse.update(baseline, *edited, mask=mask)
     torch.testing.assert_close(got[..., mask], network(*edited)[..., mask])
     sparse, baseline = recorded(
         network, x, other, grids=dict.fromkeys(("x", "other"), (SIZE, SIZE))
     )
-    assert grids(baseline) == [(SIZE, SIZE)] * 2
+    assert grids(sparse) == [(SIZE, SIZE)] * 2
     edited = torch.where(mask, x + 1, x), torch.where(mask, other - 1, other)
     got = sparse.update(baseline, *edited, mask=mask)
     torch.testing.assert_close(got, network(*edited), rtol=1e-4, atol=1e-5)
@@ -288,7 +289,7 @@ def test_grids_of_one_row_or_column(policy: str, grid: tuple[int, int], shape: s
     network, mask = Line().eval(), torch.zeros(grid, dtype=torch.bool)
     mask.view(-1)[5:9] = True
     sparse, baseline = recorded(network, x, policy=policy, grids={"x": grid}, dilate=1)
-    assert grids(baseline) == [grid]
+    assert grids(sparse) == [grid]
     edited = torch.where(mask.view(-1, 1) if x.dim() == 3 else mask, x + 1, x)
     got = sparse.update(baseline, edited, mask=mask)
     if policy == "exact":
@@ -335,7 +336,7 @@ def test_inputs_of_the_size_of_a_picture(recipe: Recipe, mask: MaskRecipe, kind:
     if kind == "labels":
         others = [(other > 0).int() for other in others]
     sparse, baseline = recorded(model, *before, others[0])
-    assert grids(baseline) == [recipe.grid, None, None, None if kind == "bias" else recipe.grid]
+    assert grids(sparse) == [recipe.grid, None, None, None if kind == "bias" else recipe.grid]
     inputs = (torch.where(active, after[0], before[0]), *before[1:])
     other = others[0] if kind == "bias" else torch.where(active, others[1], others[0])
     allowed = 3 * tolerance(recipe, before, inputs)  # the other input adds up to two operators
@@ -352,5 +353,5 @@ class Flipped(nn.Module):
 
 @torch.no_grad()
 def test_few_rows_of_many_channels_are_no_picture() -> None:
-    _, baseline = recorded(Flipped(), torch.randn(1, 3, 8, 8))
-    assert grids(baseline) == [(8, 8)]
+    sparse, _ = recorded(Flipped(), torch.randn(1, 3, 8, 8))
+    assert grids(sparse) == [(8, 8)]

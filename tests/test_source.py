@@ -33,7 +33,8 @@ def test_dump(backend: str, tmp_path: Path) -> None:
     code = sparse.code(X)
     assert ("def forward(self, x_edited" if backend == "eager" else "async_compile") in code
     paths = dump(sparse, tmp_path / "code", X)
-    names = ["record", "plan", "conditions", "update", "commit", "update_compiled"]
+    graphs = ["constants", "plan", "record", "dense", "conditions", "update", "again", "commit"]
+    names = [*graphs, "update_compiled"]
     assert [path.name for path in paths] == [f"{name}.py" for name in names]
     for path in paths:
         compile(path.read_text(), path, "exec")

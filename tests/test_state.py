@@ -171,7 +171,7 @@ def test_equal_values_change_nothing(write: Callable[[Any], object]) -> None:
     output, baseline = sparse.record(x)
     write(model)
     _assert_close(sparse.update(baseline, x, mask=corner()), output)
-    assert sparse.record(x)[1].program is baseline.program
+    assert sparse.record(x)[1].key == baseline.key
     model.table.mul_(3)  # also where it is another tensor now than the captured one
     with pytest.raises(BaselineError, match="tensor attributes changed"):
         sparse.update(baseline, x, mask=corner())
@@ -199,7 +199,7 @@ def test_caches_of_forward_are_no_change() -> None:
     sparse = sparsify(model, backend="eager")
     _, baseline = sparse.record(x)
     model(x)
-    assert sparse.record(x)[1].program is baseline.program
+    assert sparse.record(x)[1].key == baseline.key
     sparse.update(baseline, x, mask=corner())
 
 
@@ -291,17 +291,16 @@ def test_refresh_and_reset() -> None:
     _, sparse, x = knobs()
     _, first = sparse.record(x)
     sparse.refresh()
-    with pytest.raises(BaselineError, match=r"sparse.refresh\(\) was called"):
+    with pytest.raises(BaselineError, match=r"refresh\(\).* was called"):
         sparse.update(first, x, mask=corner())
     _, second = sparse.record(x)
-    assert second.program is first.program
+    assert second.key == first.key
     sparse.update(second, x, mask=corner())
     sparse.reset()
     for old in (first, second):
-        with pytest.raises(BaselineError, match=r"sparse.reset\(\) was called"):
+        with pytest.raises(BaselineError, match=r"reset\(\) was called"):
             sparse.update(old, x, mask=corner())
     _, third = sparse.record(x)
-    assert third.program is not first.program
     sparse.update(third, x, mask=corner())
 
 

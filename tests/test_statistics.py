@@ -138,7 +138,7 @@ def test_other_conditions_keep_the_drawn_noise() -> None:
     got = sparse.update(later, edited, torch.full((1,), 2.0), mask=everything)
     torch.testing.assert_close(got, model.conv(edited) + 2 * noise)
     assert_same(sparse.update(baseline, x, torch.ones(1), mask=~everything), output)
-    small = baseline.restrict(mask)
+    small = sparse.restrict(baseline, mask)
     two = torch.full((1,), 2.0)
     assert_same(
         sparse.update(small, edited, two, mask=mask),

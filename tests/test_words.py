@@ -22,22 +22,20 @@ def everything(folder: Path) -> dict[str, Any]:
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)).eval()
     sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0, dense_above=1.0)
     _, baseline = sparse.record(IMAGE)
-    plan, restricted = sparse.plan(MASK), baseline.restrict(MASK)
-    sparse.update(baseline, IMAGE, mask=torch.stack([MASK, ~MASK]))
+    plan, restricted = sparse.plan(MASK), sparse.restrict(baseline, MASK)
     sparse.export(folder / "exported", IMAGE)
     loaded = load(folder / "exported")
     with sparse.recording() as session:
         sparse(IMAGE)
     with session.editing(MASK) as editing:
         sparse(IMAGE)
-    assert restricted.values is not None
     return {
         "baseline": baseline,
         "restricted": restricted,
-        "rows": next(value for value in restricted.values if isinstance(value, Rows)),
+        "rows": next(value for value in restricted.values.values() if isinstance(value, Rows)),
         "plan": plan,
-        "tables": plan.tables[baseline.program],
-        "program": baseline.program,
+        "tables": plan.tables[baseline.key],
+        "program": sparse._engine.program_of(baseline),
         "session": session,
         "recording": Recording(session),
         "editing": editing,

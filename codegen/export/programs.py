@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +25,6 @@ from ..operators import export
 from ..tracing import alone
 
 _any_size = symbolic_config.patch  # type: ignore[attr-defined]
-Arranged = Mapping[str, tuple[tuple[str, ...], Callable[..., Tensor], tuple[Any, ...]]]
-"""Constants made from weights: name -> (weights, function, further arguments)."""
 
 
 @dataclass(frozen=True)
@@ -44,57 +42,35 @@ def pure(
     name: str,
     module: GraphModule,
     inputs: Sequence[str],
-    outputs: Mapping[str, Node],
+    outputs: Sequence[str],
     weights: Mapping[str, str],
-    arranged: Arranged,
 ) -> Pure:
-    """The part of ``module`` that makes ``outputs``; ``inputs`` name its placeholders, several
-    alike where they stand for one value.
+    """``module``, whose placeholders are ``inputs`` and results ``outputs``, with its attributes as
+    arguments, under the names that ``weights`` gives them.
 
-    What is not read is left out. Attributes in ``arranged`` are made in the graph, others are
-    weights, whose names ``weights`` gives. Results are contiguous: nobody has to agree about the
-    layout of what is handed on.
+    What is not read is left out. Results are contiguous: nobody has to agree about the layout of
+    what is handed on.
     """
-    graph = Graph()
-    given = module.graph.find_nodes(op="placeholder")
+    graph, copies = Graph(), dict[Node, Node]()
+    placeholders = module.graph.find_nodes(op="placeholder")
     constants = [node for node in module.graph.nodes if _is_tensor(module, node)]
-    sources = {
-        n: arranged[n.target] if n.target in arranged else ((weights[n.target],), None, ())
-        for n in constants
-    }
-    by_input = {
-        name: graph.placeholder(f"input_{i}") for i, name in enumerate(dict.fromkeys(inputs))
-    }
-    copies = {node: by_input[name] for node, name in zip(given, inputs, strict=True)}
-    names = {node: name for name, node in by_input.items()}
-    used = dict.fromkeys(name for read, _, _ in sources.values() for name in read)
+    names = {}
+    for i, (node, given) in enumerate(zip(placeholders, inputs, strict=True)):
+        copies[node] = graph.placeholder(f"input_{i}")
+        names[copies[node]] = given
+    used = dict.fromkeys(weights[str(node.target)] for node in constants)
     by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(used)}
-    for node, (read, function, args) in sources.items():
-        own = [by_name[name] for name in read]
-        copies[node] = graph.call_function(function, (*own, *args)) if function else own[0]
+    copies |= {node: by_name[weights[str(node.target)]] for node in constants}
     for node in module.graph.nodes:
         if node.op != "output" and node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(_contiguous(graph, copies[node]) for node in outputs.values()))
+    results: Any = module.graph.output_node().args[0]
+    graph.output(tuple(_contiguous(graph, copies[node]) for node in results))
     graph.eliminate_dead_code()
     names = _read(graph, names)
     taken = _read(graph, {node: weight for weight, node in by_name.items()})
     module = GraphModule(module, graph)
     return Pure(name, module, tuple(names.values()), tuple(taken.values()), tuple(outputs))
-
-
-def arranging(arranged: Arranged) -> Pure:
-    """The graph that makes all constants of ``arranged`` from weights."""
-    graph = Graph()
-    weights = tuple(dict.fromkeys(name for read, _, _ in arranged.values() for name in read))
-    by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(weights)}
-    made = [
-        graph.call_function(function, (*map(by_name.__getitem__, read), *args))
-        for read, function, args in arranged.values()
-    ]
-    graph.output(tuple(_contiguous(graph, node) for node in made))
-    module = GraphModule(torch.nn.Module(), graph)
-    return Pure("arrange", module, (), weights, tuple(arranged))
 
 
 def program(

@@ -11,7 +11,7 @@ from sparsify.codegen import products
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from ..facts import facts
+from ..facts import facts, is_constant
 from ..layout import Layout, Unmatched
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def small_grid(node: Node) -> bool:
     There the weights bound the time (measured: 1.0-1.4x at 256 sites, even at 1024).
     """
     grid, value = layout_of(node).grid, node.meta["val"]
-    if grid is None or grid[0] * grid[1] > _SMALL_GRID or source(node, 1).op != "get_attr":
+    if grid is None or grid[0] * grid[1] > _SMALL_GRID or not is_constant(source(node, 1)):
         return False
     return products.in_panels(value)
 
@@ -129,7 +129,7 @@ def few_rows(node: Node) -> bool:
     orders its weight anew each time: 1.6 to 2.3 times as fast for 13 to 36 rows, 1.25 for 128,
     even from 400 on (2 cores with AVX-512). Of a grid that is packed, a tenth of the sites counts.
     """
-    if source(node, 1).op != "get_attr":
+    if not is_constant(source(node, 1)):
         return False
     rows = shape_of(node)[0] * math.prod(layout_of(node).grid or ())
     return rows * (_TYPICAL_EDIT if facts(node).mask is not None else 1) <= _FEW_ROWS

@@ -9,7 +9,7 @@ from sparsify.codegen import ops, products
 from sparsify.codegen.geometry import Geometry, Pair, TransposedWindow, Window
 from torch.fx import Node
 
-from ..facts import facts
+from ..facts import facts, is_constant
 from ..layout import Layout, Unmatched
 from ..place import Place
 from .base import (
@@ -68,7 +68,7 @@ class Conv(Rule):
         if self._is_linear(node):
             matrix = place.prepack(weight, products.linear_weight, few_rows(node))
             return place.call(products.packed_linear, place.packed(image), matrix, bias)
-        form = (argument(node, "groups"), self._transposed(node), weight.op == "get_attr")
+        form = (argument(node, "groups"), self._transposed(node), is_constant(weight))
         matrix = place.prepack(weight, products.conv_weight, *form)
         x, halo, kernel_map = place.taps(image, geometry)
         return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias)

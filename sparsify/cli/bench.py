@@ -44,7 +44,7 @@ def command(
     dense, args, kwargs = example.model, example.args, example.kwargs
     with console.status("capturing, rewriting and recording") as status:
         _, baseline = sparse.record(*args, **kwargs)
-        device, size = baseline.program.device, baseline.program.grid
+        device, size = example.args[0].device, baseline.grid
         plan = sparse.plan(centred_square(size, share))
         report = sparse.report()
         variants = {"dense": lambda: dense(*args, **kwargs)}

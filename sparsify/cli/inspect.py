@@ -34,7 +34,7 @@ def command(
     )
     with console.status("capturing, rewriting and recording"):
         _, baseline = sparse.record(*example.args, **example.kwargs)
-        sparse.plan(centred_square(baseline.program.grid, share))
+        sparse.plan(centred_square(baseline.grid, share))
     report = sparse.report()
     console.print(report)
     console.print(_grids(report, share))

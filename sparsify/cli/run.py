@@ -76,7 +76,7 @@ def command(
     spent, (output, baseline) = timed(lambda: network.record(**{edited: old}, **others))
     console.print(f"record {spent:.0f} ms")
     if mask.any():
-        update = partial(network.update, baseline, mask=mask, **{edited: new}, **others)
+        update = partial(network.update, baseline, mask=mask, **{edited: new, **others})
         spent, output = timed(update)
         share = f"{float(mask.float().mean()):.2%} of the pixels are edited"
         console.print(f"update {spent:.0f} ms, {share}")

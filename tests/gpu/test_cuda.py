@@ -96,7 +96,7 @@ def test_networks(name: str) -> None:
     reference = sparsify(model, backend="eager", **how)
     _, recorded = reference.record(*inputs, **options)
     calls, sizes = [], set()
-    for mask in masks(recorded.program.grid):
+    for mask in masks(recorded.grid):
         call = edited(inputs, mask)
         calls.append((mask, call, reference.update(recorded, *call, mask=mask, **options)))
     model.cuda()
@@ -105,7 +105,12 @@ def test_networks(name: str) -> None:
     _, baseline = sparse.record(*inputs, **options)
     for mask, (image, *_), wanted in calls:
         plan, call = sparse.plan(mask), (image.cuda(), *inputs[1:])
-        sizes.add(tuple(table.shape for table in baseline.program.plan(plan).tables))
+        sizes.add(
+            tuple(
+                table.shape
+                for table in sparse._engine.program_of(baseline).plan(plan).tables.values()
+            )
+        )
         sparse.update(baseline, *call, mask=plan, **options)  # compiles, tunes and records
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -114,7 +119,9 @@ def test_networks(name: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
         for ours, theirs in zip(tree_leaves(got), tree_leaves(wanted), strict=True):
             assert float((ours.cpu() - theirs).abs().max() / theirs.abs().max()) <= 1e-4
-    assert len(baseline.program._emitted["update"]._replayed._recorded) == len(sizes)
+    assert len(sparse._engine.program_of(baseline)._emitted["update"]._replayed._recorded) == len(
+        sizes
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,242 @@
+"""Record, plan and update over graphs by name and their sidecar, in memory or from a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from .baseline import Baseline, Rows, distinct, is_origin, origin_of
+from .codegen.errors import BaselineError
+from .masks import fitted, no_site_follows
+from .passes.blend import blended
+from .passes.graphs import Constant
+from .plan import Plan, Tables
+from .report import Report, make_report
+from .sidecar import Sidecar
+from .signature import Call
+from .state import Weights
+
+Values = dict[str, Any]
+Run = Callable[[str, Mapping[str, Any]], Values]
+"""Runs the graph of this name on values by name, of which it takes those that it reads."""
+
+
+class Runtime:
+    """What calls of one signature do."""
+
+    def __init__(self, sidecar: Sidecar, run: Run, device: torch.device) -> None:
+        self.sidecar, self.device = sidecar, device
+        self._run = run
+        self.kept_bytes: Counter[str] = Counter()
+        """Of the last baseline, by the model's node."""
+
+    def record(self, call: Call, weights: Weights) -> tuple[list[Any], Baseline]:
+        """The results of the dense run, and what to remember of it."""
+        values = self._run("record", _inputs(call.leaves))
+        outputs = self._outputs(values)
+        return outputs, self._remembered(call, call.leaves, outputs, values, weights)
+
+    def plan(self, plan: Plan) -> Tables:
+        """The tables of a plan and its masks, made once."""
+        key, batch, grid = self.sidecar.key, self.sidecar.batch, self.sidecar.grid
+        if key not in plan.tables:
+            mask = fitted(plan.mask, grid, batch)
+            plan.tables[key] = self._tables(mask if mask.dim() == 2 else mask.any(0))
+        return plan.tables[key]
+
+    def _tables(self, mask: Tensor) -> Tables:
+        # On the host, which then knows all sizes: no update waits for the device to tell.
+        values = self._run("plan", {"mask": mask})
+        masks = {name: value for name, value in values.items() if name.startswith("mask.")}
+        tables = {name: value for name, value in values.items() if name not in masks}
+        is_dense = self.sidecar.is_large(masks)
+        if is_dense:
+            masks, tables = {name: self._sent(own) for name, own in masks.items()}, {}
+        tables = {name: self._sent(table) for name, table in tables.items()}
+        return Tables(mask, tables, masks, is_dense)
+
+    def operands(self, baseline: Baseline, call: Call, mask: Tensor) -> Values:
+        """All that the update graph reads, for a mask bool [H, W] however large."""
+        planned = self._run("plan", {"mask": mask})
+        tables = {name: self._sent(own) for name, own in planned.items()}
+        return {**_inputs(call.leaves), **tables, **baseline.expanded()}
+
+    def update(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool, weights: Weights
+    ) -> tuple[list[Any], Baseline | None]:
+        """The results of the edited run from what an edit touches, and with ``commit`` its own
+        baseline."""
+        tables = self.plan(plan)
+        baseline.require(tables.mask, commit)
+        if tables.is_empty:
+            is_known = self.sidecar.only_grids or self._same_inputs(baseline, call.leaves, True)
+            if not is_known:
+                raise no_site_follows()
+            return _copy(baseline.outputs), baseline if commit else None
+        if tables.is_dense:
+            return self._update_densely(baseline, call, tables.masks, commit, weights)
+        return self._update_packed(baseline, call, tables, commit, weights)
+
+    def _update_packed(
+        self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
+    ) -> tuple[list[Any], Baseline | None]:
+        """Active sites only."""
+        values = {**_inputs(call.leaves), **tables.tables, **baseline.expanded()}
+        if not self._same_inputs(baseline, call.leaves):
+            values |= self._run("conditions", values)
+        conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
+        stage = "commit" if commit else "update" if baseline.is_one_run else "again"
+        made = self._run(stage, values)
+        held = {value.untyped_storage().data_ptr() for value in conditions.values()}
+        outputs = [_own(value, held) for value in self._outputs(made)]
+        if not commit:
+            return outputs, None
+        leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
+        new = self._remembered(call, leaves, outputs, {**conditions, **made}, weights)
+        return outputs, replace(new, is_one_run=False)
+
+    def _update_densely(
+        self,
+        baseline: Baseline,
+        call: Call,
+        masks: Mapping[str, Tensor],
+        commit: bool,
+        weights: Weights,
+    ) -> tuple[list[Any], Baseline | None]:
+        """The dense model, between inputs and outputs that are the recorded ones outside."""
+        inputs = self.edited_inputs(call.leaves, baseline.inputs, masks)
+        values = self._run("record" if commit else "dense", _inputs(inputs))
+        outputs = self.edited_outputs(self._outputs(values), baseline.outputs, masks)
+        if not commit:
+            return outputs, None
+        return outputs, self._remembered(call, inputs, outputs, values, weights)
+
+    def _remembered(
+        self,
+        call: Call,
+        leaves: Sequence[Any],
+        outputs: Sequence[Any],
+        values: Mapping[str, Any],
+        weights: Weights,
+    ) -> Baseline:
+        """A baseline that shares no memory with what is the caller's."""
+        foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((leaves, outputs))}
+        kept = {n: _own(v, foreign) for n, v in values.items() if not n.startswith("output.")}
+        for name, first in self.sidecar.copies.items():
+            if name not in kept:
+                # One memory, but not one tensor twice: an update compiled for that would not take
+                # what commits leave.
+                kept[name] = kept[first].view(kept[first].shape)
+        self._require_finite(kept)
+        self.kept_bytes = Counter()
+        for name, size in zip(kept, distinct(list(kept.values())), strict=True):
+            self.kept_bytes[self.sidecar.kept.get(name, "")] += size
+        return Baseline(
+            key=self.sidecar.key,
+            weights=weights,
+            signature=call.signature,
+            shape=(self.sidecar.batch, *self.sidecar.grid),
+            values=kept,
+            outputs=tuple(_copy(outputs)),
+            inputs=tuple(_copy(leaves)),
+            origins=tuple(map(origin_of, leaves)),
+        )
+
+    def _require_finite(self, kept: Mapping[str, Tensor]) -> None:
+        """Raises :class:`BaselineError` for what grew too large for ``baseline_dtype``."""
+        for name in self.sidecar.kept if self.sidecar.is_narrow else ():
+            if kept[name].dtype == torch.float16 and kept[name].isinf().any():
+                raise BaselineError(
+                    f"{self.sidecar.kept[name]} does not fit into torch.float16: take "
+                    "baseline_dtype=torch.bfloat16"
+                )
+
+    def restrict(self, baseline: Baseline, plan: Plan) -> Baseline:
+        """``baseline`` for updates of one mask alone, in the memory that these need.
+
+        Maps of which an update reads active sites and halos shrink to those; what it reads whole
+        (keys and values) stays. Raises :class:`MaskError`.
+        """
+        tables = self.plan(plan)
+        baseline.require(tables.mask)
+        if tables.is_dense:  # inputs and outputs are all that it reads
+            return replace(baseline, values={}, restricted_to=tables.mask)
+        shared: dict[tuple[str, ...], Tensor] = {}
+        values = dict(baseline.values)
+        for name, read in self.sidecar.reads.items():
+            value = values[name]
+            if isinstance(value, Tensor):
+                if read.tables not in shared:
+                    own = [tables.tables[table] for table in read.tables]
+                    shared[read.tables] = torch.cat(own).unique()
+                values[name] = Rows.of(value, shared[read.tables], read.dim)
+        return replace(baseline, values=values, restricted_to=tables.mask)
+
+    def report(self, plan: Plan | None) -> Report:
+        """Of updates of ``plan``, by default at all sites, from baselines like the last one."""
+        tables = None if plan is None else self.plan(plan)
+        return make_report(self.sidecar, tables, self.kept_bytes)
+
+    def edited_inputs(
+        self, new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+    ) -> list[Any]:
+        """``new`` inside the masks and ``old`` outside."""
+        return blended(self.sidecar.inputs, new, old, masks)
+
+    def edited_outputs(
+        self, new: Sequence[Any], old: Sequence[Any], masks: Mapping[str, Tensor]
+    ) -> list[Any]:
+        """``new`` inside the masks and ``old`` outside."""
+        names = self.sidecar.outputs
+        spots = [None if isinstance(n, Constant) else self.sidecar.results[n] for n in names]
+        return blended(spots, new, old, masks)
+
+    def _same_inputs(self, baseline: Baseline, leaves: Sequence[Any], wait: bool = False) -> bool:
+        """Are the inputs that an edit leaves alone the recorded ones?
+
+        On a CPU their values tell. On CUDA they are where they are the same tensors, not written to
+        since (but to ``.data``, which no tensor counts); others are only known if it may ``wait``.
+        """
+        known = zip(self.sidecar.inputs, baseline.inputs, baseline.origins, leaves, strict=True)
+        for spot, old, origin, new in known:
+            if spot is not None or not isinstance(old, Tensor) or is_origin(new, origin):
+                continue
+            if (new.is_cuda and not wait) or not torch.equal(old, new):
+                return False
+        return True
+
+    def _outputs(self, values: Mapping[str, Any]) -> list[Any]:
+        outputs = self.sidecar.outputs
+        return [x.value if isinstance(x, Constant) else values[x] for x in outputs]
+
+    def _sent(self, table: Tensor) -> Tensor:
+        """``table`` on the device, without waiting until it has arrived."""
+        if self.device.type != "cuda":
+            return table
+        return table.pin_memory().to(self.device, non_blocking=True)
+
+
+def _inputs(leaves: Sequence[Any]) -> Values:
+    return {f"input.{i}": leaf for i, leaf in enumerate(leaves)}
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _copy(leaves: Sequence[Any]) -> list[Any]:
+    """Independent of what the caller may write to later."""
+    return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+def _own(value: Any, foreign: set[int]) -> Any:
+    """``value``, copied if it shares ``foreign`` memory."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if value.untyped_storage().data_ptr() in foreign else value

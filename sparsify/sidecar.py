@@ -1,0 +1,186 @@
+"""What running a program's graphs takes beside them: plain data, which exports write as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.fx import Node
+
+from .codegen import ops
+from .passes.analyze import draws
+from .passes.blend import Spot
+from .passes.facts import facts
+from .passes.fuse import Fused
+from .passes.graphs import Constant, Graphs
+from .passes.layout import Axis, Grid, Layout, Space
+from .passes.macs import macs
+from .passes.reads import Read
+
+_TORCH = str(Path(torch.__file__).parent)
+
+State = Literal["packed", "dense", "static", "fallback"]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One operator of the model."""
+
+    name: str
+    operator: str
+    state: State
+    """packed: active sites only; dense: whole, by choice; static: no edit reaches it;
+    fallback: whole, because no rule matched."""
+    reason: str
+    grid: Grid | None
+    macs: int
+    """Multiply-accumulates of the dense operator."""
+    macs_now: int
+    """The same for the update with the reported plan."""
+    kept: int
+    """Bytes of its value in the last baseline."""
+    source: str
+    """Line of the user's model."""
+    mask: str
+    """The plan's value that says where it is active; empty where it is computed whole."""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Values are named as the graphs name them (:class:`.passes.graphs.NamedGraph`)."""
+
+    key: str
+    """A hash of the graphs, and of all that they were made for."""
+    batch: int
+    grid: Grid
+    """Of masks."""
+    inputs: tuple[Spot | None, ...]
+    outputs: tuple[str | Constant, ...]
+    results: Mapping[str, Spot | None]
+    kept: Mapping[str, str]
+    copies: Mapping[str, str]
+    reads: Mapping[str, Read]
+    """As in :class:`.passes.graphs.Graphs`."""
+    nodes: tuple[NodeReport, ...]
+    """Of the model, with all sites active."""
+    fused: tuple[Fused, ...]
+    is_narrow: bool
+    """Are values rounded to float16, into which not all fit?"""
+    dense_above: float
+    """Updates that compute a larger share of the MACs run the dense model instead."""
+
+    @staticmethod
+    def of(
+        graphs: Graphs, key: str, batch: int, grid: Grid, is_narrow: bool, dense_above: float
+    ) -> Sidecar:
+        nodes = [n for n in graphs["dense"].graph.nodes if _is_of_model(n)]
+        # The recorded noise counts, which a dense run would draw again.
+        is_repeatable = not any(map(draws, nodes))
+        return Sidecar(
+            key,
+            batch,
+            grid,
+            graphs.inputs,
+            graphs.outputs,
+            graphs.results,
+            graphs.kept,
+            graphs.copies,
+            graphs.reads,
+            tuple(map(_node, nodes)),
+            graphs["update"].module.meta.get("fused", ()),
+            is_narrow,
+            dense_above if is_repeatable else 1.0,
+        )
+
+    @property
+    def only_grids(self) -> bool:
+        """Every result lies on a grid, so an empty mask leaves all of them as recorded."""
+        return all(spot is not None and spot.mask for spot in self.results.values())
+
+    def is_large(self, masks: Mapping[str, torch.Tensor]) -> bool:
+        """Would an update with these masks, bool [H, W] by name, compute too much?"""
+        shares = {name: float(mask.float().mean()) for name, mask in masks.items()}
+        edited = [node for node in self.nodes if node.state != "static"]
+        now = sum(node.macs * shares.get(node.mask, 1.0) for node in edited)
+        return now > self.dense_above * sum(node.macs for node in self.nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Sidecar:
+        """Raises KeyError, TypeError or ValueError for anything else than :meth:`to_json` gave."""
+        made: dict[str, Any] = {
+            **content,
+            "grid": tuple(content["grid"]),
+            "inputs": tuple(map(_spot, content["inputs"])),
+            "outputs": tuple(
+                Constant(**x) if isinstance(x, dict) else x for x in content["outputs"]
+            ),
+            "results": {name: _spot(spot) for name, spot in content["results"].items()},
+            "reads": {k: Read(v["dim"], tuple(v["tables"])) for k, v in content["reads"].items()},
+            "nodes": tuple(_report(entry) for entry in content["nodes"]),
+            "fused": tuple(Fused(**{**x, "parts": tuple(x["parts"])}) for x in content["fused"]),
+        }
+        return Sidecar(**made)
+
+
+def _spot(entry: Mapping[str, Any] | None) -> Spot | None:
+    if entry is None:
+        return None
+    dims = (tuple(map(_axis, dim)) for dim in entry["layout"]["dims"])
+    return Spot(Layout(tuple(dims)), entry["mask"])
+
+
+def _axis(entry: Mapping[str, Any]) -> Axis:
+    space = entry["space"]
+    if space is not None:
+        space = Space(**{**space, "grid": tuple(space["grid"])})
+    return Axis(entry["size"], entry["name"], space)
+
+
+def _report(entry: Mapping[str, Any]) -> NodeReport:
+    grid: Sequence[int] | None = entry["grid"]
+    return NodeReport(**{**entry, "grid": tuple(grid) if grid else None})
+
+
+def _is_of_model(node: Node) -> bool:
+    return node.op == "call_function" and node.target is not ops.contiguous
+
+
+def _node(node: Node) -> NodeReport:
+    known, work = facts(node), macs(node)
+    return NodeReport(
+        name=node.name,
+        operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
+        state=_state(node),
+        reason=known.reason,
+        grid=known.layout.grid if known.layout else None,
+        macs=work,
+        macs_now=work,
+        kept=0,
+        source=_source(node),
+        mask=f"mask.{known.mask.name}" if known.mask else "",
+    )
+
+
+def _state(node: Node) -> State:
+    if not facts(node).edited:
+        return "static"
+    if facts(node).mask is not None:
+        return "packed"
+    return "dense" if facts(node).layout else "fallback"
+
+
+def _function(node: Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _source(node: Node) -> str:
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [line for line in lines if not line[0].startswith(_TORCH)]
+    return ":".join(own[-1]) if own else ""
