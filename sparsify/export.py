@@ -111,6 +111,9 @@ class _Exporter:
             if self._format == "onnx":
                 onnx.prepare(function)
             exported = program(function, self._values, self._sparse.graphs.dynamic)
+            if function.name == "constants":  # in the formats of an exported program
+                made = exported.module()(tuple(self._values[name] for name in function.weights))
+                self._values.update(zip(function.outputs, made, strict=True))
             if self._format == "onnx":
                 onnx.write(exported, function, file, folder / WEIGHTS, stored)
             elif self._format == "aoti":
@@ -128,8 +131,6 @@ class _Exporter:
         _, baseline = self._sparse.record(self._call)
         values: dict[str, Any] = {"mask": mask, **self._inputs()}
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
-        constants = self._sparse.graphs["constants"]
-        values |= zip(constants.outputs, constants.module(), strict=True)
         values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
