@@ -15,8 +15,8 @@ from sparsify.passes.capture import Captured, capture
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from benchmarks.coverage import oracle, relative
 from sparsify import Baseline, SparseModule, sparsify
+from sparsify.oracle import oracle, relative
 from sparsify.report import Report
 from sparsify.signature import bind
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.coverage import oracle
 from sparsify import sparsify
+from sparsify.oracle import oracle
 from sparsify.signature import bind
 from tests.small import corner, small_inputs, small_unet
 

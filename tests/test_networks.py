@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from benchmarks.coverage import oracle, relative
 from benchmarks.networks import Network, full, small
 from sparsify import sparsify
 from sparsify.masks import centred_square
+from sparsify.oracle import oracle, relative
 from sparsify.signature import bind
 from tests.agreement import captured_once
 
