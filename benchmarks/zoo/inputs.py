@@ -1,4 +1,4 @@
-"""Specifications of inputs: they make a tensor when an example is built, not before."""
+"""Specifications of inputs, which make a tensor when an example is built, and common sizes."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def diagonal(words: int, step: tuple[float, ...]) -> Tensor:
 
 
 @later
-def shifted(spec: Any, *by: float) -> Tensor:
-    result: Tensor = spec() + torch.tensor(by)
-    return result
+def shifted(spec: Any, *by: float) -> Any:
+    return spec() + torch.tensor(by)
 
 
 @later
@@ -68,12 +67,19 @@ def joined(*specs: Any, dim: int = 0) -> Tensor:
 
 
 @later
-def batched(spec: Any) -> Tensor:
+def batched(spec: Any) -> Any:
     """A batch of one."""
-    result: Tensor = spec()[None]
-    return result
+    return spec()[None]
 
 
 def words(width: int, count: int = 7) -> partial[Any]:
     """Embeddings of a prompt."""
     return normal(1, count, width)
+
+
+TWO_HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
+HEADS, ONE_EACH = (
+    TWO_HEADS | {"num_layers": 2},
+    TWO_HEADS | {"num_layers": 1, "num_single_layers": 1},
+)
+LATENT = {"in_channels": 4, "out_channels": 4}

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import inputs as new
 from . import tiny
 from .autoencoders import WAN
-from .inputs import normal
 from .unets import DILATE
 from .wrapped_videos import FixedNoise
 
@@ -32,14 +32,14 @@ def in_one_tile(model: Any) -> None:
 
 def roundtrip(name: str, frames: int, config: dict[str, Any], size: int = 32, **how: Any) -> None:
     """An autoencoder on a few frames."""
-    video = dict(sample=normal(1, 3, frames, size, size))
+    video = dict(sample=new.normal(1, 3, frames, size, size))
     tiny(name, video, config, DILATE, **{"prepare": lively, **how})
 
 
 # a table: several columns a line
 # fmt: off
 # Stable Video Diffusion's: the frames are a batch of images until they are decoded
-tiny("AutoencoderKLTemporalDecoder", dict(sample=normal(3, 3, 32, 32), num_frames=3), dict(
+tiny("AutoencoderKLTemporalDecoder", dict(sample=new.normal(3, 3, 32, 32), num_frames=3), dict(
     block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
     layers_per_block=1), DILATE, prepare=lively)
 roundtrip("AutoencoderKLCogVideoX", 9, dict(down_block_types=("CogVideoXDownBlock3D",) * 3,
@@ -81,10 +81,10 @@ roundtrip("AutoencoderKLMiniMaxH3", 8, dict(latent_channels=4, block_out_channel
     norm_num_groups=4, decoder_num_layers=2, decoder_num_attention_heads=2,
     decoder_attention_head_dim=16, decoder_num_register_tokens=2, decoder_ffn_mult=2, clip_length=5,
     token_drop=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4))
-tiny("AutoencoderVidTok", dict(sample=normal(1, 3, 5, 32, 32), sample_posterior=False), dict(ch=16,
-    ch_mult=[1, 1, 1], z_channels=4, num_res_blocks=1, is_causal=True), prepare=lively)
-tiny("LTX2VideoDiffusionDecoderModel", dict(z=normal(1, 8, 2, 8, 8), noise=normal(1, 3, 9, 32, 32)),
-    dict(latent_channels=8, patch_size=2, decoder_head_dim=16,
+tiny("AutoencoderVidTok", dict(sample=new.normal(1, 3, 5, 32, 32), sample_posterior=False), dict(
+    ch=16, ch_mult=[1, 1, 1], z_channels=4, num_res_blocks=1, is_causal=True), prepare=lively)
+tiny("LTX2VideoDiffusionDecoderModel", dict(z=new.normal(1, 8, 2, 8, 8),
+    noise=new.normal(1, 3, 9, 32, 32)), dict(latent_channels=8, patch_size=2, decoder_head_dim=16,
     decoder_stage_channels=(32, 32, 16, 16, 16), decoder_stage_depths=(1, 1, 1, 1, 1),
     decoder_stage_kernels=((3, 3, 3),) * 4, decoder_t_emb_dim=32,
     decoder_upsample_strides=((1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 2, 2)),

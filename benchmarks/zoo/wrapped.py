@@ -31,34 +31,30 @@ class OneFrame(Wrapped):
 
 
 class Encoder(Wrapped):
-    def forward(self, sample: Tensor) -> Tensor:
-        latents: Tensor = self.model.encode(sample).latent_dist.mode()
-        return latents
+    def forward(self, sample: Tensor) -> Any:
+        return self.model.encode(sample).latent_dist.mode()
 
 
 class Inpainting(Wrapped):
     """With another name for the mask: ``update`` has its own ``mask``."""
 
-    def forward(self, sample: Tensor, mask_image: Tensor) -> Tensor:
-        image: Tensor = self.model(sample, mask=mask_image).sample
-        return image
+    def forward(self, sample: Tensor, mask_image: Tensor) -> Any:
+        return self.model(sample, mask=mask_image).sample
 
 
 class Halves(Wrapped):
     """Encodes and decodes as pipelines do; ``forward`` of AutoencoderTiny rounds to bytes."""
 
-    def forward(self, sample: Tensor) -> Tensor:
-        image: Tensor = self.model.decode(self.model.encode(sample).latents).sample
-        return image
+    def forward(self, sample: Tensor) -> Any:
+        return self.model.decode(self.model.encode(sample).latents).sample
 
 
 class MoVQ(Wrapped):
     """Kandinsky 2: the latents modulate the norms of the decoder, and are not quantised."""
 
-    def forward(self, sample: Tensor) -> Tensor:
+    def forward(self, sample: Tensor) -> Any:
         latents = self.model.encode(sample).latents
-        image: Tensor = self.model.decode(latents, force_not_quantize=True).sample
-        return image
+        return self.model.decode(latents, force_not_quantize=True).sample
 
 
 class ConsistencyStep(Wrapped):
@@ -104,11 +100,10 @@ class Registers(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.position
         tokens = torch.cat([self.extra.expand(len(tokens), -1, -1), tokens], dim=1)
-        hidden_states: Tensor = self.norm(self.blocks(tokens))[:, 5:]
-        return hidden_states
+        return self.norm(self.blocks(tokens))[:, 5:]
 
 
 class LoRA(nn.Module):

@@ -14,11 +14,10 @@ from .wrapped import Wrapped
 class FixedNoise(Wrapped):
     """LTX 2's diffusion decoder with the noise as an input: its own call draws it anew."""
 
-    def forward(self, z: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, z: Tensor, noise: Tensor) -> Any:
         decoder = self.model.decoder
         context = decoder.forward_stage_4(decoder.forward_stages_1_to_3(z))
-        result: Tensor = decoder.denoise(context, noise, decoder.default_num_inference_steps)
-        return result
+        return decoder.denoise(context, noise, decoder.default_num_inference_steps)
 
 
 class Packed(Wrapped):
@@ -68,7 +67,7 @@ class PackedSequence(Wrapped):
 class Omni(Wrapped):
     """Cosmos 3 on one prompt and one video."""
 
-    def forward(self, hidden_states: Tensor, input_ids: Tensor, timestep: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, input_ids: Tensor, timestep: Tensor) -> Any:
         frames, height, width = hidden_states.shape[2:]
         grid = (frames, height // 2, width // 2)
         words, patches = len(input_ids), frames * grid[1] * grid[2]
@@ -87,14 +86,13 @@ class Omni(Wrapped):
             vision_timesteps=timestep.expand(patches),
             vision_noisy_frame_indexes=[torch.arange(frames)],
         )
-        video: Tensor = out.sample[0]
-        return video
+        return out.sample[0]
 
 
 class Reference(Wrapped):
     """Wan Animate 2's pass over the video of reference, which fills its cache."""
 
-    def forward(self, hidden_states: Tensor, prompt: Tensor, **inputs: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, prompt: Tensor, **inputs: Tensor) -> Any:
         frames, height, width = hidden_states.shape[2:]
         grid = (frames, height // 2, width // 2)
         out = self.model(
@@ -107,5 +105,4 @@ class Reference(Wrapped):
             offset_grid_sizes=torch.tensor([grid]),
             **inputs,
         )
-        video: Tensor = out.sample[0][None]
-        return video
+        return out.sample[0][None]
