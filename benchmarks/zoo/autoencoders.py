@@ -82,7 +82,7 @@ SMALL = dict(encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8
 tiny("AutoencoderTiny", IMAGE, SMALL, prepare=lively, wrap=wrapped.Halves)
 tiny("AutoencoderTiny (bytes)", IMAGE, SMALL, prepare=lively)
 tiny("VQModel", IMAGE, BLOCKS | dict(num_vq_embeddings=32))
-tiny("VQModel (wrapped.MoVQ)", IMAGE, dict(block_out_channels=(32, 32),
+tiny("VQModel (MoVQ)", IMAGE, dict(block_out_channels=(32, 32),
     down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
     up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), latent_channels=4,
     norm_type="spatial"), wrap=wrapped.MoVQ)

@@ -82,7 +82,7 @@ tiny("QwenImage21Transformer2DModel", dict(hidden_states=new.normal(1, 64, 4)) |
 BRIA_CALL = TOKENS | TEXT | dict(timestep=new.tensor([500.0])) | IDS
 BRIA = ONE_EACH | dict(in_channels=16, joint_attention_dim=24, axes_dims_rope=[4, 6, 6])
 tiny("BriaTransformer2DModel", BRIA_CALL, BRIA, DILATED)
-tiny("BriaFiboTransformer2DModel", BRIA_CALL | dict(
+tiny("BriaFiboTransformer2DModel", TOKENS | TEXT | dict(
     text_encoder_layers=[new.words(12), new.words(12)]) | BRIA_CALL, BRIA | dict(
     text_encoder_dim=12), DILATED)
 tiny("LongCatImageTransformer2DModel", BRIA_CALL | LATE | dict(
