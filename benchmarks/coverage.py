@@ -22,16 +22,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from sparsify.codegen.errors import SparsifyError
-from sparsify.passes.facts import facts
-from sparsify.passes.oracle import Baseline as DenseRun
-from sparsify.passes.oracle import Oracle
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from benchmarks import zoo
 from benchmarks.machine import environment
-from sparsify import Baseline, Plan, sparsify
+from sparsify import sparsify
 from sparsify.masks import centred_square
+from sparsify.oracle import oracle, relative
 from sparsify.report import Report
 from sparsify.signature import bind
 
@@ -39,18 +37,6 @@ SHARES = (0.01, 0.1, 0.5)
 EXACT, FIXED = 1e-4, 1e-5
 """Largest errors relative to the largest magnitude of the output, fp32."""
 console = Console()
-
-
-def relative(values: Any, references: Any) -> float:
-    """Largest difference over the largest magnitude, the worst of all outputs."""
-    pairs = zip(tree_leaves(values), tree_leaves(references), strict=True)
-    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point()]
-    if any(a.isnan().any() != b.isnan().any() for a, b in tensors):
-        return float("nan")
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) if a.numel() else 0.0
-        for a, b in tensors
-    )
 
 
 def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
@@ -63,32 +49,6 @@ def edited(example: zoo.Example, mask: Tensor) -> dict[str, Any]:
     after = before + 0.1 * torch.randn_like(before) if is_float else before.roll(1, -1)
     after = torch.where(inside, after, before)
     return {**example.inputs, example.edit: after}
-
-
-@torch.no_grad()
-def oracle(
-    sparse: SparseModule, baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any, ...]
-) -> Any:
-    """The outputs of the blended dense run on the recorded graph."""
-    program = sparse._engine.program_of(baseline)
-    part, tables = program.graphs["dense"], program.plan(plan)
-    graph = part.module
-    numbers = [int(name.removeprefix("input.")) for name in part.inputs]
-    if tables.is_dense:
-        inputs = program.runtime.edited_inputs(new, old, tables.masks)
-        outputs = graph(*(inputs[i] for i in numbers))
-        before = graph(*(old[i] for i in numbers))
-        return program.runtime.edited_outputs(outputs, before, tables.masks)
-    by_node = {
-        node: tables.masks[f"mask.{facts(node).mask.name}"]
-        for node in graph.graph.nodes
-        if facts(node).mask is not None
-    }
-    dense = DenseRun(graph)
-    dense.run(*(old[i] for i in numbers))
-    return Oracle(graph, dict(dense.env), by_node, program.config.norm).run(
-        *(new[i] for i in numbers)
-    )
 
 
 def fallbacks(report: Report) -> list[dict[str, Any]]:
@@ -146,7 +106,7 @@ def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
             moved = relative(want, output)
         else:
             leaves = bind(example.model, (), new).leaves
-            want = oracle(sparse, baseline, plan, old, leaves)
+            want = oracle(sparse._engine.program_of(baseline), plan, old, leaves)
         error = relative(got, want)
         worst = error if error != error else max(worst, error)
     if policy == "exact" and not moved:

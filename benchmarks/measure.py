@@ -29,6 +29,7 @@ from benchmarks.masks import MASKS
 from benchmarks.networks import Network, full, small
 from benchmarks.nodes import measure_nodes
 from sparsify import Baseline, Plan, SparseModule, sparsify
+from sparsify.program import Program
 from sparsify.signature import bind
 from sparsify.timing import interleaved, timed
 
@@ -93,15 +94,18 @@ class Prepared:
     seconds: dict[str, float] = field(default_factory=dict)
     """Of what is done once."""
 
+    @property
+    def program(self) -> Program:
+        return self.sparse._engine.program_of(self.baseline)
+
     def graph_run(self, edit: Edit) -> tuple[GraphModule, tuple[Any, ...]]:
         """The graph that computes an edit, and its inputs."""
-        program = self.baseline.program
-        leaves = bind(self.model, edit.args, self.kwargs).leaves
+        program = self.program
+        call = bind(self.model, edit.args, self.kwargs).like(self.baseline.signature)
         tables = program.plan(edit.plan)
-        if tables.is_dense:
-            return program.graphs.dense, leaves
-        recorded = (*self.baseline.expanded(), *self.baseline.conditions)
-        return program.graphs.update, (*leaves, *tables.tables, *recorded)
+        part = program.graphs["dense" if tables.is_dense else "update"]
+        values = program.runtime.operands(self.baseline, call, tables.mask)
+        return part.module, tuple(values[name] for name in part.inputs)
 
     def updated(self, edit: Edit, sparse: SparseModule, baseline: Baseline) -> Tensor:
         """The picture after an edit."""
@@ -201,7 +205,7 @@ def measure(network: Network, settings: Settings, step: Step) -> dict[str, Any]:
         "seconds": prepared.seconds,
         "baseline_mib": baseline.nbytes / 2**20,
         "narrow_baseline": _narrow(prepared, network),
-        "update_weights_mib": weight_bytes(baseline.program.graphs.update) / 2**20,
+        "update_weights_mib": weight_bytes(prepared.program.graphs["update"].module) / 2**20,
         "error_of_full_edit": _error(prepared),
         "peak_mib": {name: mib for name, mib in peaks.items() if not name.startswith("update")},
         "edits": [_row(prepared, edit, times, peaks, speed) for edit in prepared.edits],
@@ -264,9 +268,9 @@ def _row(
     eager, compiled = (f"update {how} {edit.name}" for how in ("eager", "compiled"))
     best = times[compiled if compiled in times else eager]["median_ms"]
     dense = times["dense compiled" if compiled in times else "dense eager"]["median_ms"]
-    tables = prepared.baseline.program.plan(edit.plan)
-    weights = weight_bytes(prepared.baseline.program.graphs.update)
-    floor, by = speed.floor(edit.macs, weights + total(tables.tables))
+    tables = prepared.program.plan(edit.plan)
+    weights = weight_bytes(prepared.program.graphs["update"].module)
+    floor, by = speed.floor(edit.macs, weights + total(tables.tables.values()))
     return {
         "share": edit.share,
         "mask": edit.mask,
@@ -279,8 +283,8 @@ def _row(
         "speedup": dense / best,
         "speedup_eager": dense / times[eager]["median_ms"],
         "is_dense": tables.is_dense,
-        "restricted_mib": prepared.sparse.restrict(baseline, edit.plan).nbytes / 2**20,
-        "tables_mib": total(tables.tables) / 2**20,
+        "restricted_mib": prepared.sparse.restrict(prepared.baseline, edit.plan).nbytes / 2**20,
+        "tables_mib": total(tables.tables.values()) / 2**20,
         "floor_ms": floor * 1e3,
         "floor_by": by,
         "over_floor": best / (floor * 1e3),

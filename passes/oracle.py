@@ -5,6 +5,7 @@ value(v) = where(active_mask[grid], op_v(overlays of its inputs), baseline(v))
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sparsify.codegen import norms
@@ -16,11 +17,11 @@ from .layout import Layout
 from .rules.base import layout_of
 
 
-class Baseline(Interpreter):
-    """The dense model; afterwards ``env`` holds every value by node."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
+def values_by_node(module: GraphModule, inputs: Sequence[Any]) -> dict[Node, Any]:
+    """All that the dense model computes: the baseline of :class:`Oracle`."""
+    dense = Interpreter(module, garbage_collect_values=False)
+    dense.run(*inputs)
+    return dict(dense.env)
 
 
 class Oracle(Interpreter):

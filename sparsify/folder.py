@@ -68,9 +68,9 @@ class FolderSignature:
     ``{"value": name}`` and ``{"constant": ...}``."""
     values: dict[str, Value]
     graphs: dict[str, GraphFile]
-    """See :data:`.passes.partition.CUTS`; without those that do nothing, without ``again``
-    where it is ``update``. ``constants``, if it is there, is run once, at load: its results are further
-    weights."""
+    """See :data:`.passes.partition.CUTS`; without those that do nothing, and without ``again``
+    where it is ``update``. ``constants``, if it is there, is run once, at load: its results are
+    further weights."""
     weights: str
     """A fingerprint of the model's."""
     sidecar: Sidecar

@@ -15,8 +15,8 @@ from sparsify.passes.capture import Captured, capture
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from benchmarks.coverage import oracle, relative
 from sparsify import Baseline, SparseModule, sparsify
+from sparsify.oracle import oracle, relative
 from sparsify.report import Report
 from sparsify.signature import bind
 
@@ -146,7 +146,9 @@ def fixed_errors(example: Example, *chosen: Tensor, **new: Tensor) -> tuple[Erro
         worst.add(sparse.update(baseline, mask=plan, **example.inputs), output)
         inputs = {**example.edited(mask), **new}
         got = sparse.update(baseline, mask=plan, **inputs)
-        wanted = oracle(sparse, baseline, plan, old, bind(example.model, (), inputs).leaves)
+        wanted = oracle(
+            sparse._engine.program_of(baseline), plan, old, bind(example.model, (), inputs).leaves
+        )
         worst.add(got, tree_unflatten(wanted, tree_flatten(output)[1]))
     return worst.errors, sparse.report()
 

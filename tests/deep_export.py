@@ -13,10 +13,10 @@ from diffusers import DiTTransformer2DModel
 from hypothesis import given, settings
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.coverage import relative
 from benchmarks.networks import Network, small
 from sparsify import sparsify
 from sparsify.masks import centred_square
+from sparsify.oracle import relative
 from tests.networks import MaskRecipe, Recipe, recipes
 from tests.reference import FIXED, Fixed
 from tests.test_export import FEW_MASKS, agrees_with_the_oracle

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.coverage import oracle
 from sparsify import sparsify
+from sparsify.oracle import oracle
 from sparsify.signature import bind
 from tests.small import corner, small_inputs, small_unet
 
@@ -40,7 +40,7 @@ def blended(model: nn.Module, before: Inputs, after: Inputs) -> Tensor:
     sparse = sparsify(model, backend="eager")
     _, baseline = sparse.record(*before)
     leaves = [bind(model, inputs, {}).leaves for inputs in (before, after)]
-    result: Tensor = oracle(sparse, baseline, sparse.plan(corner()), *leaves)[0]
+    result: Tensor = oracle(sparse._engine.program_of(baseline), sparse.plan(corner()), *leaves)[0]
     return result
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.coverage import relative
 from sparsify import sparsify
+from sparsify.oracle import relative
 from sparsify.signature import bind
 from tests.small import corner, small_inputs, small_unet
 

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 from . import NO_PICTURE
 
-NO_PICTURE.update(
-    {
-        # transformers
-        "AceStepTransformer1DModel": "music",
-        "LongCatAudioDiTTransformer": "audio",
-        "MiniMaxMusic3RVQDepthDecoder": "music: tokens of a language model",
-        "MiniMaxMusic3Transformer1DModel": "music",
-        "RFD4ProteinaTransformer": "molecules",
-        "StableAudio3DiTModel": "audio",
-        "StableAudioDiTModel": "audio",
-        "T5FilmDecoder": "audio: a spectrogram as a sequence",
-        "UNet1DModel": "a signal of one dimension",
-        # embeddings
-        "AnimaTextConditioner": "text embeddings",
-        "MiniMaxMusic3ConditionEncoder": "music: conditions of a frame",
-        "PriorTransformer": "one image embedding",
-        # autoencoders and vocoders
-        "AutoencoderKLKVAEAudio": "audio",
-        "AutoencoderKLLTX2Audio": "audio: a mel spectrogram",
-        "AutoencoderKLMiniMaxH3Audio": "audio",
-        "AutoencoderOobleck": "audio",
-        "AutoencoderSAME": "music",
-        "Cosmos3AVAEAudioTokenizer": "audio",
-        "LongCatAudioDiTVae": "audio",
-        "MMAudioVAE": "audio",
-        "MMAudioVocoder": "audio",
-        "MiniMaxMusic3Vocoder": "music",
-        "RFD4ProteinaAutoencoder": "molecules",
-        # no computation of their own
-        "ControlNetXSAdapter": "parts of another model, never called itself",
-        "FluxMultiControlNetModel": "a container of other models",
-        "HunyuanDiT2DMultiControlNetModel": "a container of other models",
-        "MotionAdapter": "parts of another model, never called itself",
-        "MultiAdapter": "a container of other models",
-        "MultiControlNetModel": "a container of other models",
-        "QwenImageMultiControlNetModel": "a container of other models",
-        "SD3MultiControlNetModel": "a container of other models",
-    }
-)
+KINDS = {
+    "music": "AceStepTransformer1DModel AutoencoderSAME MiniMaxMusic3Transformer1DModel "
+    "MiniMaxMusic3Vocoder",
+    "music: tokens of a language model": "MiniMaxMusic3RVQDepthDecoder",
+    "music: conditions of a frame": "MiniMaxMusic3ConditionEncoder",
+    "audio": "AutoencoderKLKVAEAudio AutoencoderKLMiniMaxH3Audio AutoencoderOobleck "
+    "Cosmos3AVAEAudioTokenizer LongCatAudioDiTTransformer LongCatAudioDiTVae MMAudioVAE "
+    "MMAudioVocoder StableAudio3DiTModel StableAudioDiTModel",
+    "audio: a mel spectrogram": "AutoencoderKLLTX2Audio",
+    "audio: a spectrogram as a sequence": "T5FilmDecoder",
+    "molecules": "RFD4ProteinaAutoencoder RFD4ProteinaTransformer",
+    "a signal of one dimension": "UNet1DModel",
+    "text embeddings": "AnimaTextConditioner",
+    "one image embedding": "PriorTransformer",
+    "parts of another model, never called itself": "ControlNetXSAdapter MotionAdapter",
+    "a container of other models": "FluxMultiControlNetModel HunyuanDiT2DMultiControlNetModel "
+    "MultiAdapter MultiControlNetModel QwenImageMultiControlNetModel SD3MultiControlNetModel",
+}
+NO_PICTURE.update({name: kind for kind, names in KINDS.items() for name in names.split()})
