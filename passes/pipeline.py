@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from torch.fx import GraphModule
 
 from .analyze import AnalyzeLayout
-from .arrange import Arrange
 from .canonicalize import Canonicalize
 from .channels_last import ChannelsLast
 from .constants import FoldConstants
@@ -36,8 +35,7 @@ class Pipeline:
     """Where the dense graphs run as they stand."""
 
     def __call__(self, module: GraphModule, observe: Observer | None = None) -> ThreeGraphs:
-        forms = Canonicalize(), Arrange(self.analyze), FoldConstants()
-        for step in (*forms, self.analyze, self.masks, self.pack):
+        for step in (Canonicalize(), FoldConstants(), self.analyze, self.masks, self.pack):
             module = step(module)
             if observe is not None:
                 observe(type(step).__name__, module)

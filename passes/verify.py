@@ -57,7 +57,6 @@ def _packed(node: Node) -> None:
 
 _CHECKS: dict[str, tuple[Callable[[Node], None], ...]] = {
     "Canonicalize": (_canonical,),
-    "Arrange": (_canonical,),
     "FoldConstants": (_canonical,),
     "AnalyzeLayout": (_analysed,),
     "PropagateMasks": (_analysed, _masked),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from ..layout import Unmatched
 from ..rules.base import shape_of, source
 
 aten = torch.ops.aten
@@ -27,12 +27,18 @@ def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     return new
 
 
-def result_of(node: Node, *targets: Any) -> Node | None:
-    """The node, of one of ``targets``, whose first result this is."""
-    if node.target is not operator.getitem or node.args[1] != 0:
-        return None
-    whole = source(node)
-    return whole if whole.target in targets else None
+def first_result(node: Node) -> Node:
+    """The node whose first result this is."""
+    if node.args[1] != 0:
+        raise Unmatched("another result than the first is read")
+    return source(node)
+
+
+def same_kind(x: Node, other: Node) -> bool:
+    """Have both values one shape, type and device?"""
+    first, second = x.meta["val"], other.meta["val"]
+    of = (first.shape, first.dtype, first.device)
+    return bool(of == (second.shape, second.dtype, second.device))
 
 
 def permuted(node: Node, x: Node, order: list[int]) -> Node:
