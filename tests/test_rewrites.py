@@ -142,6 +142,15 @@ def test_memory_around_a_value_is_not_captured() -> None:
         canonical_equals(lambda x: x[:, :2].as_strided((2, 2), (1, 40)), torch.randn(1, 3, 4, 4))
 
 
+def test_memory_of_overlapping_rows_is_not_captured() -> None:
+    """Each reads the strides that its operand was captured with."""
+    with pytest.raises(CaptureError, match=r"as_strided.*memory around"):
+        canonical_equals(
+            lambda x: x.as_strided((3, 4), (2, 1)).as_strided((2, 2), (8, 1)),
+            torch.randn(1, 4, 8, 8),
+        )
+
+
 def test_writes_through_strides_are_not_captured() -> None:
     def doubled(x: Tensor) -> Tensor:
         y = x.clone()
