@@ -16,14 +16,18 @@ aten = torch.ops.aten
 
 def call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     """A node before ``node`` that carries its source line and the value it would have."""
-    graph = node.graph
-    with graph.inserting_before(node):
-        new = graph.call_function(target, args, kwargs)
+    values = torch.fx.map_arg((args, kwargs), lambda arg: arg.meta["val"])
+    return call_giving(node, target(*values[0], **values[1]), target, *args, **kwargs)
+
+
+def call_giving(node: Node, result: Any, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """The same, where the value is known without running many small operators."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, args, kwargs)
     for key in ("stack_trace", "nn_module_stack"):
         if key in node.meta:
             new.meta[key] = node.meta[key]
-    values = torch.fx.map_arg((args, kwargs), lambda arg: arg.meta["val"])
-    new.meta["val"] = target(*values[0], **values[1])
+    new.meta["val"] = result
     return new
 
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 from ..layout import Unmatched
 from ..rewrite import ResultOf, rewrite
 from ..rules.base import argument, shape_of, source
-from .base import call, first_result
+from .base import call, call_giving, first_result
 
 aten = torch.ops.aten
 
@@ -34,7 +34,14 @@ def instance_norm(node: Node) -> Node:
 
 
 def _group_norm(node: Node, groups: int, weight: Any, bias: Any, eps: float) -> Node:
-    norm = call(node, norms.group_norm, source(node), weight, bias, groups, eps)
+    value = source(node).meta["val"]
+    if value.dim() < 3:
+        raise Unmatched("it has no axes beside channels")
+    wide = torch.promote_types(value.dtype, torch.float32)
+    statistics = value.new_empty([value.shape[0], groups], dtype=wide)
+    result = (node.meta["val"], statistics, statistics)
+    arguments = (source(node), weight, bias, groups, eps)
+    norm = call_giving(node, result, norms.group_norm, *arguments)
     return call(node, operator.getitem, norm, 0)
 
 
