@@ -53,5 +53,9 @@ class FolderError(SparsifyError, ValueError):
     """An exported folder is damaged, of another version, or lacks what runs it."""
 
 
+class RewriteError(SparsifyError, RuntimeError):
+    """A rewrite of a graph never comes to an end."""
+
+
 class VerifyError(SparsifyError, AssertionError):
     """A pass left a graph that breaks an invariant; a defect of sparsify itself."""

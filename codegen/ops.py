@@ -191,6 +191,11 @@ def as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.contiguous())
 
 
+def view_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same bits as another type, wherever they lie in memory."""
+    return x.contiguous().view(dtype)
+
+
 def contiguous(x: Tensor) -> Tensor:
     """x with the strides of a new tensor, along axes of one element too: compiled code asks."""
     whole = x.contiguous()

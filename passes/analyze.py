@@ -1,8 +1,13 @@
-"""Abstract interpretation: which nodes an edit reaches, and what their axes mean."""
+"""Abstract interpretation: which nodes an edit reaches, and what their axes mean.
+
+Some rewrites depend on where the grid lies: patches, pads and strides of pictures whose rows and
+columns are not the last axes, convolutions over frames. They apply on the way.
+"""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,43 +16,22 @@ from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, GraphModule, Node
 
 from .base import Pass
+from .canonicalize import drop_dead_nodes
 from .facts import facts, note
 from .layout import Layout, Unmatched
+from .rewrite import Rewrites
+from .rewrites import at_sites, merged_views, patches, pictures
 from .rules import find_rule
 from .rules.base import argument
 
-
-@dataclass(frozen=True)
-class AnalyzeLayout(Pass):
-    """Sets ``edited`` and ``layout`` on every node, and ``reason`` where no rule matches.
-
-    ``inputs`` gives the layout of each placeholder, None for those that an edit leaves alone.
-    Requires a canonical graph. A node without a layout is computed densely, and so is
-    everything behind it.
-    """
-
-    requires: ClassVar[tuple[str, ...]] = ("canonical",)
-    ensures: ClassVar[tuple[str, ...]] = ("layouts",)
-
-    inputs: tuple[Layout | None, ...]
-
-    def __call__(self, module: GraphModule) -> GraphModule:
-        self.mark(module.graph)
-        for node in module.graph.nodes:
-            if node.op not in ("placeholder", "output"):
-                interpret(node)
-        return module
-
-    def mark(self, graph: Graph) -> None:
-        """Sets ``edited`` and ``layout`` on the placeholders."""
-        placeholders = graph.find_nodes(op="placeholder")
-        for node, layout in zip(placeholders, self.inputs, strict=True):
-            note(node, edited=layout is not None, layout=layout, varies=True)
+ARRANGED = Rewrites.declared_in(patches, pictures, at_sites, merged_views)
 
 
 def interpret(node: Node) -> None:
     """Sets ``edited``, ``varies`` (is it another value for other inputs?), ``layout`` and
     ``reason``; those of its operands are known."""
+    if node.op == "placeholder":
+        return
     operands = [facts(arg) for arg in node.all_input_nodes]
     varies = any(operand.varies for operand in operands) and not is_drawn(node)
     edited = any(operand.edited for operand in operands)
@@ -55,6 +39,36 @@ def interpret(node: Node) -> None:
     if edited:
         _refuse_draws(node)
         _find_layout(node)
+
+
+@dataclass(frozen=True)
+class AnalyzeLayout(Pass):
+    """Sets ``edited`` and ``layout`` on every node, and ``reason`` where no rule matches.
+
+    ``inputs`` gives the layout of each placeholder, None for those that an edit leaves alone.
+    A node without a layout is computed densely, and so is everything behind it.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("canonical",)
+    ensures: ClassVar[tuple[str, ...]] = ("layouts",)
+
+    inputs: tuple[Layout | None, ...]
+    rewrites: Rewrites = ARRANGED
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        self.interpreted(module.graph)
+        drop_dead_nodes(module)
+        return module
+
+    def interpreted(
+        self, graph: Graph, visit: Callable[[Node], None] = interpret
+    ) -> dict[Node, Node]:
+        """In the order of the graph, so that layouts of operands are known; returns what stands
+        for each node that is replaced."""
+        placeholders = graph.find_nodes(op="placeholder")
+        for node, layout in zip(placeholders, self.inputs, strict=True):
+            note(node, edited=layout is not None, layout=layout, varies=True)
+        return self.rewrites.apply(graph, visit)
 
 
 def draws(node: Node) -> bool:
@@ -86,7 +100,8 @@ def _find_layout(node: Node) -> None:
         note(node, layout=Layout.of_plain(node.meta["val"].shape))
         return
     if rule is None:
-        note(node, reason="no rule for this operator")
+        refusal = facts(node).refusal
+        note(node, reason="no rule for this operator" + (f" ({refusal})" if refusal else ""))
         return
     try:
         layout = rule.layout(node)

@@ -22,6 +22,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from .effects import Snapshot, forked_generators, warm_up
 from .refusals import other_dtype, refuse_hooks, refuse_scripted, refuse_training
+from .strides import without_strides
 
 _FLOW = re.compile("data.dependent|depends on tensor values|Boolean|control flow")
 """What errors say about control flow that depends on values."""
@@ -65,6 +66,7 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
     module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
+    without_strides(module.graph)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
     assert program.call_spec.out_spec is not None

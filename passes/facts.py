@@ -27,6 +27,8 @@ class Facts:
     """The plan node, bool, of its active sites; None: computed whole, if it is edited at all."""
     reason: str = ""
     """Why it is computed whole."""
+    refusal: str = ""
+    """Why the last rewrite declared for its operator does not apply."""
     stage: str = ""
     """Which graphs compute it: :data:`.partition.STAGES`, or ``ANYWHERE``."""
     dynamic: bool = False

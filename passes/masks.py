@@ -141,7 +141,9 @@ class PropagateMasks(Pass):
                 return None
             geometry = rule.geometry(node)
             if geometry is not None:
-                return plan.grow(*_behind_pad(node, geometry))
+                mask = facts(rule.image(node)).mask
+                assert mask is not None
+                return plan.grow(mask, geometry)
             distinct = list(dict.fromkeys(sources))
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
@@ -167,16 +169,6 @@ def _wrapped_axes(work: list[Node]) -> tuple[bool, bool]:
 
 def _divides(coarse: Grid, fine: Grid) -> bool:
     return all(b % a == 0 for a, b in zip(coarse, fine, strict=True))
-
-
-def _behind_pad(node: Node, geometry: Geometry) -> tuple[Node, Geometry]:
-    """The image that a geometry reads: the input, or what stands behind a folded pad."""
-    image = node.all_input_nodes[0]
-    if tuple(image.meta["val"].shape[-2:]) != tuple(geometry.in_grid):
-        image = image.all_input_nodes[0]
-    mask = facts(image).mask
-    assert mask is not None
-    return mask, geometry
 
 
 class _MaskBuilder:

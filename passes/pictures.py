@@ -11,8 +11,7 @@ from sparsify.codegen import norms, ops
 from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, GraphModule, Node
 
-from .analyze import AnalyzeLayout
-from .arrange import arrange
+from .analyze import AnalyzeLayout, interpret
 from .facts import facts
 from .layout import Layout
 from .rules.base import shape_of
@@ -89,22 +88,26 @@ def read(module: GraphModule, index: int, layout: Layout) -> Reading:
     graph, copies = Graph(), dict[Node, Node]()
     graph.graph_copy(module.graph, copies)
     count = len(graph.find_nodes(op="placeholder"))
-    AnalyzeLayout(tuple(layout if i == index else None for i in range(count))).mark(graph)
+    inputs = tuple(layout if i == index else None for i in range(count))
+    graph.output(None)
+    replaced = AnalyzeLayout(inputs).interpreted(graph, _interpret_if_it_can)
+    places: dict[Node, Layout] = {}
     for node, copy in copies.items():
-        if copy.op != "placeholder":
-            with suppress(CaptureError):  # what it refuses has no layout
-                copies[node] = arrange(copy)
-    places = {
-        node: place
-        for node, copy in copies.items()
-        if isinstance(place := facts(copy).layout, Layout) and place.grid
-    }
+        while copy in replaced:
+            copy = replaced[copy]
+        if (place := facts(copy).layout) is not None and place.grid:
+            places[node] = place
     is_used = any(map(_comes_to_an_operator_of_pictures, graph.nodes))
     if layout.is_image:
         is_used |= any(node in places for node in module.graph.output_node().all_input_nodes)
     else:
         is_used |= any(_packet(node) in _OF_CHANNELS for node in places)
     return Reading(index, layout, places, is_used)
+
+
+def _interpret_if_it_can(node: Node) -> None:
+    with suppress(CaptureError):  # what it refuses has no layout
+        interpret(node)
 
 
 def _comes_to_an_operator_of_pictures(node: Node) -> bool:

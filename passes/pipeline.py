@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sparsify.codegen.errors import ConfigError
-from torch.fx import GraphModule
 
 from .base import Pass
 from .graphs import Graphs
@@ -32,13 +31,17 @@ class Pipeline:
                 )
             known.update(step.ensures)
 
-    def __call__(self, module: GraphModule, observe: Observer | None = None) -> Graphs:
-        graphs = Graphs(module, frozenset(self.given))
+    def __call__(self, graphs: Graphs, observe: Observer | None = None) -> Graphs:
         for step in self.passes:
             graphs = step.apply(graphs).after(step.name, step.ensures)
             if observe is not None:
                 observe(graphs)
         return graphs
+
+    @property
+    def ensured(self) -> tuple[str, ...]:
+        """What holds at the end."""
+        return (*self.given, *(name for step in self.passes for name in step.ensures))
 
     def including(self, extra: Iterable[Pass]) -> Pipeline:
         """With further passes, each as early as what it requires allows."""

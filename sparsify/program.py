@@ -19,7 +19,6 @@ from .config import SparsifyConfig
 from .inputs import Possible
 from .numbers import capture_call
 from .passes.analyze import AnalyzeLayout
-from .passes.arrange import Arrange
 from .passes.canonicalize import Canonicalize
 from .passes.channels_last import ChannelsLast
 from .passes.constants import Constants
@@ -39,6 +38,9 @@ from .runtime import Runtime, Values
 from .sidecar import Sidecar
 from .signature import Call
 from .state import State, Weights
+
+CANONICAL = Pipeline((Canonicalize(),))
+"""What comes before the layouts of inputs are known."""
 
 
 class Program:
@@ -61,15 +63,16 @@ class Program:
         self._state = State(model, resets)
         self._retired: str | None = None
         self.output_spec = captured.output_spec
-        joint = Canonicalize()(captured.module)
-        self.layouts = layouts = possible.layouts(joint)
+        inspect = Inspect.from_environment()
+        canonical = CANONICAL(Graphs(captured.module), inspect)
+        self.layouts = layouts = possible.layouts(canonical.joint)
         spatial = next(i for i, layout in enumerate(layouts) if layout is not None)
         first, edited = layouts[spatial], call.leaves[spatial]
         assert first is not None and first.grid is not None
         self.grid: Grid = first.grid
         self.device: torch.device = edited.device
         pipeline = standard(layouts, self.grid, config, has_kernels(self.device))
-        self.graphs = graphs = pipeline(joint, Inspect.from_environment())
+        self.graphs = graphs = pipeline(canonical, inspect)
         sidecar = Sidecar.of(
             graphs,
             key=self._key(),
@@ -200,23 +203,19 @@ def standard(
     layouts: tuple[Layout | None, ...], grid: Grid, config: SparsifyConfig, on_cuda: bool
 ) -> Pipeline:
     """The passes for inputs of these ``layouts``, and those of the configuration."""
-    analyze = AnalyzeLayout(layouts)
     update = (PropagateShapes(grid), Fuse()) if on_cuda else (ChannelsLast(),)
-    return Pipeline(
-        (
-            Canonicalize(),
-            Arrange(analyze),
-            Constants(),
-            analyze,
-            PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
-            Pack(config.norm, config.baseline_dtype, padded=on_cuda),
-            Partition(),
-            OfOneRun(),
-            *update,
-            ContiguousResults(),
-            Contiguous(),
-        )
-    ).including(config.passes)
+    passes = (
+        AnalyzeLayout(layouts),
+        Constants(),
+        PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
+        Pack(config.norm, config.baseline_dtype, padded=on_cuda),
+        Partition(),
+        OfOneRun(),
+        *update,
+        ContiguousResults(),
+        Contiguous(),
+    )
+    return Pipeline(passes, given=CANONICAL.ensured).including(config.passes)
 
 
 def emitted(graphs: Graphs, config: SparsifyConfig, on_cuda: bool) -> dict[str, Emitted]:

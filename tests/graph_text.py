@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from sparsify.passes.analyze import AnalyzeLayout
-from sparsify.passes.arrange import Arrange
 from sparsify.passes.base import Pass
 from sparsify.passes.canonicalize import Canonicalize
 from sparsify.passes.capture import capture
@@ -50,13 +49,11 @@ def rewritten(
     function: Callable[[Any, Tensor], Any], *more: Pass, shapes: bool = False, **options: Any
 ) -> Graphs:
     """With ``more`` passes behind the partition, which may need ``shapes``."""
-    analyze = AnalyzeLayout((Layout.image(IMAGE),))
     pipeline = Pipeline(
         (
             Canonicalize(),
-            Arrange(analyze),
+            AnalyzeLayout((Layout.image(IMAGE),)),
             Constants(),
-            analyze,
             PropagateMasks((8, 8), **{"dilate": 0, **options}),
             Pack(),
             Partition(),
@@ -67,7 +64,7 @@ def rewritten(
             Contiguous(),
         )
     )
-    return pipeline(captured(function), Inspect())
+    return pipeline(Graphs(captured(function)), Inspect())
 
 
 def text(graph: Graph) -> str:

@@ -200,7 +200,7 @@ def test_a_small_grid_gathers_what_a_nearest_resize_reads() -> None:
         (lambda m, x: x[:, :, 1:], "takes a part of the grid"),
         (lambda m, x: x.chunk(2, 2)[0], "takes a part of the grid"),
         (lambda m, x: torch.cat([x, x], 3), "joins images along a spatial axis"),
-        (lambda m, x: x.reshape(1, 4, 4, 2, 8), "splits a spatial axis"),
+        (lambda m, x: x.reshape(1, 4, 2, 2, 2, 8), "splits a spatial axis"),
         (lambda m, x: F.layer_norm(x, (8, 8)), "normalises over the sites"),
         (lambda m, x: x.mean(2), "reduces one of the two spatial axes"),
         (lambda m, x: F.conv2d(x, x[:, :, :3, :3]), "its weight depends on the edited input"),

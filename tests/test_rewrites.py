@@ -142,6 +142,15 @@ def test_memory_around_a_value_is_not_captured() -> None:
         canonical_equals(lambda x: x[:, :2].as_strided((2, 2), (1, 40)), torch.randn(1, 3, 4, 4))
 
 
+def test_memory_of_overlapping_rows_is_not_captured() -> None:
+    """Each reads the strides that its operand was captured with."""
+    with pytest.raises(CaptureError, match=r"as_strided.*memory around"):
+        canonical_equals(
+            lambda x: x.as_strided((3, 4), (2, 1)).as_strided((2, 2), (8, 1)),
+            torch.randn(1, 4, 8, 8),
+        )
+
+
 def test_writes_through_strides_are_not_captured() -> None:
     def doubled(x: Tensor) -> Tensor:
         y = x.clone()
@@ -322,6 +331,23 @@ def test_pictures_joined_along_their_sites(policy: str) -> None:
         torch.testing.assert_close(got, want)
     else:
         torch.testing.assert_close(got[3], want[3])  # the words attend to everything
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [lambda x: F.group_norm(x, 2), F.instance_norm])
+def test_values_of_group_norms(norm: Function, dtype: torch.dtype) -> None:
+    """They are said, not computed."""
+    x = torch.randn(2, 4, 6, 5, dtype=dtype)
+    module = Canonicalize()(capture(Of(norm).eval(), (x,), {}).module)
+    whole = next(node for node in module.graph.nodes if "group_norm" in node.name)
+    ran = torch.fx.Interpreter(module, garbage_collect_values=False)
+    ran.run(x)
+    for said, value in zip(whole.meta["val"], ran.env[whole], strict=True):
+        assert (said.shape, said.dtype, said.device) == (value.shape, value.dtype, value.device)
+
+
+def test_group_norm_without_a_grid() -> None:
+    canonical_equals(lambda x: F.group_norm(x.mean((2, 3)), 2), torch.randn(3, 4, 2, 2))
 
 
 class StridedNorm(nn.Module):

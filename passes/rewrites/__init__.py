@@ -1,4 +1,4 @@
 """Rewrites to the forms that the packing rules know, one family a file.
 
-Each function takes a node and returns the node that stands for it, or None.
+Each is declared by the operators that it matches (:mod:`sparsify.passes.rewrite`).
 """

@@ -7,23 +7,27 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from ..layout import Unmatched
+from ..rewrite import ResultOf, rewrite
 from ..rules.base import shape_of
-from .base import call, result_of
+from .base import call, first_result
 from .products import inline
 
 aten = torch.ops.aten
 
 
-def flex_attention(node: Node) -> Node | None:
+@rewrite(ResultOf(torch.ops.higher_order.flex_attention))
+def flex_attention(node: Node) -> Node:
     """The result of flex_attention that changes no score -> attention under its mask."""
-    flex, module = result_of(node, torch.ops.higher_order.flex_attention), node.graph.owning_module
-    if flex is None or module is None:
-        return None
-    arguments: Any = flex.args
+    arguments: Any = first_result(node).args
+    module = node.graph.owning_module
+    assert module is not None
     query, key, value, score, blocks, scale, _, _, buffers = arguments
     (batch, heads, queries, _), (_, key_heads, keys, _) = shape_of(query), shape_of(key)
-    if not _returns_its_score(_graph(module, score)) or heads != key_heads:
-        return None
+    if not _returns_its_score(_graph(module, score)):
+        raise Unmatched("it changes its scores")
+    if heads != key_heads:
+        raise Unmatched("several heads share a key")
     sizes = (batch, heads, queries, keys)
     places = [_positions(node, size, axis) for axis, size in enumerate(sizes)]
     allowed = inline(node, _graph(module, blocks[-1]), [*places, *buffers])

@@ -7,20 +7,25 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ..layout import Unmatched
+from ..rewrite import rewrite
 from ..rules.base import argument, shape_of, source
 from .base import call, reshaped
 
 aten = torch.ops.aten
 
 
-def pad_frames(node: Node) -> Node | None:
+@rewrite(aten.pad.default)
+def pad_frames(node: Node) -> Node:
     """pad of frames -> frames joined, then a pad of pictures."""
-    if node.target is not aten.pad.default or len(shape_of(node)) != 5:
-        return None
+    if len(shape_of(node)) != 5:
+        raise Unmatched("it pads no frames")
     x, mode, value = source(node), argument(node, "mode"), argument(node, "value")
     left, right, top, bottom, first, last = ([*argument(node, "pad")] + [0] * 6)[:6]
     if len(argument(node, "pad")) > 6 or min(first, last) < 0:
-        return None
+        raise Unmatched("it pads channels or crops frames")
+    if mode == "constant" and not any((left, right, top, bottom)):
+        raise Unmatched("it only adds empty frames")
     if first or last:
         x = _more_frames(node, x, first, last, mode, value)
     if not any((left, right, top, bottom)):
@@ -52,19 +57,20 @@ def _merged(node: Node, video: Node) -> Node:
     return call(node, aten.reshape.default, video, [batch, -1, height, width])
 
 
-def nearest(node: Node) -> Node | None:
+@rewrite(
+    *(aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec),
+    aten.upsample_nearest3d.vec,
+)
+def nearest(node: Node) -> Node:
     """Nearest resize of frames, or of pictures by pixel centres -> upsample_nearest2d.
 
     Where sizes grow by whole factors, centres and corners give the same pixels.
     """
-    exact = (aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec)
-    if node.target not in (*exact, aten.upsample_nearest3d.vec):
-        return None
     x, sizes = source(node), list(shape_of(node)[2:])
     factors = [out // old for out, old in zip(sizes, shape_of(x)[2:], strict=True)]
     grown = [factor * old for factor, old in zip(factors, shape_of(x)[2:], strict=True)]
     if grown != sizes:
-        return None
+        raise Unmatched("sizes do not grow by whole factors")
     if len(sizes) == 3 and factors[0] > 1:
         x = call(node, aten.repeat_interleave.self_int, x, factors[0], 2)
     if all(factor == 1 for factor in factors[-2:]):
@@ -74,18 +80,18 @@ def nearest(node: Node) -> Node | None:
     return reshaped(node, images, shape_of(node))
 
 
-def own_size(node: Node) -> Node | None:
+@rewrite(aten.upsample_nearest2d.vec)
+def own_size(node: Node) -> Node:
     """Nearest resize to the size that is there -> nothing."""
-    if node.target is not aten.upsample_nearest2d.vec or shape_of(node) != shape_of(source(node)):
-        return None
     factors = argument(node, "scale_factors") or [1.0]
-    return source(node) if all(factor == 1 for factor in factors) else None
+    if shape_of(node) != shape_of(source(node)) or any(factor != 1 for factor in factors):
+        raise Unmatched("the size changes")
+    return source(node)
 
 
-def trilinear(node: Node) -> Node | None:
+@rewrite(aten.upsample_trilinear3d.vec)
+def trilinear(node: Node) -> Node:
     """upsample_trilinear3d -> sums of neighbouring frames, then upsample_bilinear2d."""
-    if node.target is not aten.upsample_trilinear3d.vec:
-        return None
     x, corners = source(node), argument(node, "align_corners")
     factors, (frames, *grid) = argument(node, "scale_factors"), shape_of(x)[2:]
     out, *size = shape_of(node)[2:]

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from ..layout import Unmatched
+from ..rewrite import rewrite
 from ..rules.base import argument, shape_of, source
 from .base import call
-from .views import replaced
+from .joins import replaced
 
 aten = torch.ops.aten
 
@@ -35,62 +37,73 @@ def constant(arg: Any) -> Tensor | None:
     return value
 
 
-def _position(node: Node) -> tuple[int, Tensor] | None:
+def _position(node: Node) -> tuple[int, Tensor]:
     """The only indexed axis of ``node``, and its constant index."""
     indices: Any = node.args[1]
     dims = [dim for dim, index in enumerate(indices) if index is not None]
-    index = constant(indices[dims[0]]) if len(dims) == 1 else None
-    return None if index is None or index.dim() != 1 else (dims[0], index)
+    if len(dims) != 1:
+        raise Unmatched("several axes are indexed")
+    return dims[0], _known(indices[dims[0]])
 
 
-def _range(index: Tensor, size: int) -> tuple[int, int] | None:
+def _known(arg: Any) -> Tensor:
+    """The constant index along one axis."""
+    index = constant(arg)
+    if index is None:
+        raise Unmatched("its index depends on inputs or weights")
+    return index
+
+
+def _range(index: Tensor, size: int) -> tuple[int, int]:
     """Start and stop of an index that counts up by one."""
+    if index.dim() != 1:
+        raise Unmatched("its index has several axes")
     if index.dtype == torch.bool:
         index = index.nonzero()[:, 0]
     if index.numel() == 0:
         return 0, 0
     start = int(index[0]) % size
     wanted = torch.arange(start, start + index.numel(), device="cpu")
-    return (start, start + index.numel()) if torch.equal(index % size, wanted) else None
+    if not torch.equal(index % size, wanted):
+        raise Unmatched("its index does not count up by one")
+    return start, start + index.numel()
 
 
-def read(node: Node) -> Node | None:
+@rewrite(aten.index.Tensor)
+def read(node: Node) -> Node:
     """index by a constant range -> slice."""
-    if node.target is not aten.index.Tensor or (at := _position(node)) is None:
-        return None
-    limits = _range(at[1], shape_of(source(node))[at[0]])
-    return limits and call(node, aten.slice.Tensor, source(node), at[0], *limits)
+    dim, index = _position(node)
+    limits = _range(index, shape_of(source(node))[dim])
+    return call(node, aten.slice.Tensor, source(node), dim, *limits)
 
 
-def write(node: Node) -> Node | None:
+@rewrite(aten.index_put.default, aten.index_copy.default)
+def write(node: Node) -> Node:
     """index_put or index_copy at a constant range -> cat of what stays and what is new."""
     if node.target is aten.index_copy.default:
-        index = constant(node.args[2])
-        at = None if index is None else (argument(node, "dim"), index)
+        dim, index = argument(node, "dim"), _known(node.args[2])
         new = argument(node, "source")
-    elif node.target is aten.index_put.default and not argument(node, "accumulate"):
-        at, new = _position(node), argument(node, "values")
+    elif argument(node, "accumulate"):
+        raise Unmatched("it adds to what is there")
     else:
-        return None
-    limits = _range(at[1], shape_of(node)[at[0]]) if at else None
-    if at is None or limits is None:
-        return None
-    if limits[0] == limits[1]:
+        (dim, index), new = _position(node), argument(node, "values")
+    start, stop = _range(index, shape_of(node)[dim])
+    if start == stop:
         return source(node)
     shape = [*shape_of(node)]
-    shape[at[0]] = limits[1] - limits[0]
+    shape[dim] = stop - start
     if list(shape_of(new)) != shape:
         new = call(node, aten.expand.default, new, shape)
-    return replaced(node, source(node), new, at[0], *limits)
+    return replaced(node, source(node), new, dim, start, stop)
 
 
-def add_rows(node: Node) -> Node | None:
+@rewrite(aten.scatter_add.default)
+def add_rows(node: Node) -> Node:
     """scatter_add of every row to itself -> add."""
-    if node.target is not aten.scatter_add.default or (index := constant(node.args[2])) is None:
-        return None
+    index = _known(node.args[2])
     dim = argument(node, "dim") % len(shape_of(node))
     shape = [-1 if axis == dim else 1 for axis in range(index.dim())]
     own = torch.arange(shape_of(node)[dim], device="cpu").reshape(shape)
     if tuple(index.shape) != shape_of(node) or not torch.equal(index, own.expand_as(index)):
-        return None
+        raise Unmatched("rows are added to other rows")
     return call(node, aten.add.Tensor, source(node), argument(node, "src"))

@@ -1,4 +1,4 @@
-"""Norms and padding."""
+"""Norms."""
 
 from __future__ import annotations
 
@@ -9,68 +9,58 @@ import torch
 from sparsify.codegen import norms
 from torch.fx import Node
 
+from ..layout import Unmatched
+from ..rewrite import ResultOf, rewrite
 from ..rules.base import argument, shape_of, source
-from .base import call, result_of
+from .base import call, call_giving, first_result
 
 aten = torch.ops.aten
 
 
-def string_padding(node: Node) -> Node | None:
-    """conv2d(padding="same" | "valid") -> conv2d with numbers (and a pad if it is uneven)."""
-    if node.target is not aten.conv2d.padding:
-        return None
-    x, weight = source(node), source(node, 1)
-    bias, stride = argument(node, "bias"), argument(node, "stride")
-    dilation, groups = argument(node, "dilation"), argument(node, "groups")
-    totals = [0, 0]
-    if argument(node, "padding") == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, shape_of(weight)[-2:], strict=False)]
-    low = [total // 2 for total in totals]
-    if any(total % 2 for total in totals):
-        top, left = low
-        pads = [left, totals[1] - left, top, totals[0] - top]
-        x, low = call(node, aten.pad.default, x, pads, "constant", 0.0), [0, 0]
-    return call(node, aten.conv2d.default, x, weight, bias, stride, low, dilation, groups)
-
-
-def group_statistics(node: Node) -> Node | None:
+@rewrite(aten.group_norm.default)
+def group_statistics(node: Node) -> Node:
     """group_norm -> norms.group_norm, which also returns mean and rstd."""
-    if node.target is not aten.group_norm.default:
-        return None
     names = ("num_groups", "weight", "bias", "eps")
     return _group_norm(node, *(argument(node, name) for name in names))
 
 
-def instance_norm(node: Node) -> Node | None:
+@rewrite(aten.instance_norm.default)
+def instance_norm(node: Node) -> Node:
     """instance_norm -> norms.group_norm with one channel a group."""
-    if node.target is not aten.instance_norm.default or not argument(node, "use_input_stats"):
-        return None
+    if not argument(node, "use_input_stats"):
+        raise Unmatched("it has running statistics")
     names = ("weight", "bias", "eps")
     return _group_norm(node, shape_of(node)[1], *(argument(node, name) for name in names))
 
 
 def _group_norm(node: Node, groups: int, weight: Any, bias: Any, eps: float) -> Node:
-    norm = call(node, norms.group_norm, source(node), weight, bias, groups, eps)
+    value = source(node).meta["val"]
+    if value.dim() < 3:
+        raise Unmatched("it has no axes beside channels")
+    wide = torch.promote_types(value.dtype, torch.float32)
+    statistics = value.new_empty([value.shape[0], groups], dtype=wide)
+    result = (node.meta["val"], statistics, statistics)
+    arguments = (source(node), weight, bias, groups, eps)
+    norm = call_giving(node, result, norms.group_norm, *arguments)
     return call(node, operator.getitem, norm, 0)
 
 
-def vector_norm(node: Node) -> Node | None:
+@rewrite(aten.linalg_vector_norm.default)
+def vector_norm(node: Node) -> Node:
     """Euclidean norm over some axes -> root of the sum of squares."""
-    if node.target is not aten.linalg_vector_norm.default or argument(node, "ord") != 2:
-        return None
+    if argument(node, "ord") != 2:
+        raise Unmatched("the norm is not the Euclidean one")
     dim, keepdim = argument(node, "dim"), argument(node, "keepdim")
     if dim is None or argument(node, "dtype") is not None:
-        return None
+        raise Unmatched("it is over all axes or casts")
     squares = call(node, aten.mul.Tensor, source(node), source(node))
     return call(node, aten.sqrt.default, call(node, aten.sum.dim_IntList, squares, dim, keepdim))
 
 
-def batch_norm(node: Node) -> Node | None:
+@rewrite(ResultOf(aten._native_batch_norm_legit_no_training))
+def batch_norm(node: Node) -> Node:
     """Batch norm with running statistics -> x * scale + shift."""
-    norm = result_of(node, aten._native_batch_norm_legit_no_training.default)
-    if norm is None:
-        return None
-    x, weight, bias, mean, variance, _, eps = norm.args
+    x, weight, bias, mean, variance, _, eps = first_result(node).args
     assert isinstance(eps, float)
     shape = [1, -1] + [1] * (len(shape_of(node)) - 2)
     scale = call(node, aten.rsqrt.default, call(node, aten.add.Tensor, variance, eps))

@@ -14,7 +14,8 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..facts import facts
-from ..layout import Layout
+from ..layout import Layout, Unmatched
+from ..rewrite import rewrite
 from ..rules.base import shape_of, source
 from .base import call, permuted, reshaped
 
@@ -40,24 +41,25 @@ class Cut:
         return [*self.whole[: self.rows], *self.whole[self.rows + 2 :]]
 
 
-def patches(node: Node) -> Node | None:
+@rewrite(aten.reshape.default)
+def patches(node: Node) -> Node:
     """Reshape [..., H, W, ...] -> [..., h, p, w, q, ...], or the way back, of a grid."""
-    if node.target is not aten.reshape.default:
-        return None
     layout = facts(source(node)).layout
     if not isinstance(layout, Layout) or layout.grid is None:
-        return None
+        raise Unmatched("the operand lies on no grid")
     sizes, names = _unmerged(layout)
     if not {"y", "x"} <= set(names):
-        return None
+        raise Unmatched("the operand has no rows and columns")
     rows, columns = names.index("y"), names.index("x")
     if columns not in (rows + 1, rows + 2):
-        return None
+        raise Unmatched("rows and columns stand apart")
     if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
         return _to_patches(node, cut)
     whole = _joined(sizes, rows, columns, shape_of(node))
     cut = _cut(whole[0], whole[1], sizes) if whole else None
-    return _from_patches(node, cut) if cut else None
+    if cut is None:
+        raise Unmatched("rows and columns are not cut into patches, nor joined of them")
+    return _from_patches(node, cut)
 
 
 def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:

@@ -8,47 +8,48 @@ import torch
 from torch.fx import Node
 
 from ..facts import facts
-from ..layout import Layout
+from ..layout import Layout, Unmatched
+from ..rewrite import rewrite
 from ..rules.base import argument, shape_of, source
 from .base import call, permuted, reshaped
 
 aten = torch.ops.aten
 
 
-def pad_picture(node: Node) -> Node | None:
+@rewrite(aten.pad.default)
+def pad_picture(node: Node) -> Node:
     """pad of [..., H, W, ...] -> pad of [1, C, H, W]."""
-    if node.target is not aten.pad.default or (axes := _elsewhere(node)) is None:
-        return None
-    rank, (y, x) = len(shape_of(node)), axes
+    rank, (y, x) = len(shape_of(node)), (axes := _elsewhere(node))
     given = [*argument(node, "pad"), *[0] * (2 * rank)]
     pads = {dim: given[2 * (rank - 1 - dim) :][:2] for dim in range(rank)}
     others = [dim for dim in range(rank) if dim not in axes]
     if any(any(pads[dim]) for dim in others) or not any(pads[y] + pads[x]):
-        return None
+        raise Unmatched("it pads other axes than rows and columns")
     how = argument(node, "mode"), argument(node, "value")
     image = call(node, aten.pad.default, _as_image(node, axes), pads[x] + pads[y], *how)
     return _back(node, image, axes)
 
 
-def stride_picture(node: Node) -> Node | None:
+@rewrite(aten.slice.Tensor)
+def stride_picture(node: Node) -> Node:
     """Every so many rows or columns of [..., H, W, ...] -> those of [1, C, H, W]."""
-    if node.target is not aten.slice.Tensor or argument(node, "step") == 1:
-        return None
     axes, dim = _elsewhere(node), argument(node, "dim") % len(shape_of(node))
-    if axes is None or dim not in axes:
-        return None
+    if argument(node, "step") == 1 or dim not in axes:
+        raise Unmatched("it strides over neither rows nor columns")
     limits = argument(node, "start"), argument(node, "end"), argument(node, "step")
     image = _as_image(node, axes)
     return _back(node, call(node, aten.slice.Tensor, image, 2 + axes.index(dim), *limits), axes)
 
 
-def _elsewhere(node: Node) -> tuple[int, int] | None:
-    """The axes of rows and columns of the operand, unless it is an image [N, C, H, W]."""
+def _elsewhere(node: Node) -> tuple[int, int]:
+    """The axes of rows and columns of the operand, which is no image [N, C, H, W]."""
     layout = facts(source(node)).layout
     if not isinstance(layout, Layout) or (layout.is_image and len(layout.dims) == 4):
-        return None
+        raise Unmatched("rows and columns are the last axes, or unknown")
     names = [[axis.name for axis in dim] for dim in layout.dims]
-    return (names.index(["y"]), names.index(["x"])) if ["y"] in names and ["x"] in names else None
+    if ["y"] not in names or ["x"] not in names:
+        raise Unmatched("rows and columns are no axes of their own")
+    return names.index(["y"]), names.index(["x"])
 
 
 def _as_image(node: Node, axes: tuple[int, int]) -> Node:

@@ -9,36 +9,34 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ..layout import Unmatched
+from ..rewrite import ResultOf, rewrite
 from ..rules.base import argument, shape_of, source
-from .base import call, result_of
+from .base import call, first_result
 
 aten = torch.ops.aten
 
 
-def adaptive_pool(node: Node) -> Node | None:
+@rewrite(aten.adaptive_avg_pool2d.default, ResultOf(aten.adaptive_max_pool2d))
+def adaptive_pool(node: Node) -> Node:
     """adaptive_avg_pool2d, and the result of adaptive_max_pool2d -> mean, amax, or a pool."""
     mean = node.target is aten.adaptive_avg_pool2d.default
-    pool = node if mean else result_of(node, aten.adaptive_max_pool2d.default)
-    if pool is None:
-        return None
+    pool = node if mean else first_result(node)
     x, out, grid = source(pool), shape_of(node)[-2:], shape_of(source(pool))[-2:]
     if out == (1, 1):
         return call(node, aten.mean.dim if mean else aten.amax.default, x, [-2, -1], True)
     if grid[0] % out[0] or grid[1] % out[1] or len(shape_of(x)) != 4:
-        return None
+        raise Unmatched("windows have different sizes")
     kernel = [grid[0] // out[0], grid[1] // out[1]]
     return call(node, (aten.avg_pool2d if mean else aten.max_pool2d).default, x, kernel, kernel)
 
 
-def variance(node: Node) -> Node | None:
+@rewrite(aten.var, aten.std, ResultOf(aten.var_mean), ResultOf(aten.std_mean))
+def variance(node: Node) -> Node:
     """var and std, alone or with the mean -> mean of squared deviations."""
-    moments, index, kinds = node, 0, (aten.var, aten.std)
-    if node.target is operator.getitem:
-        moments, index = source(node), node.args[1]  # type: ignore[assignment]
-        kinds = (aten.var_mean, aten.std_mean)
+    is_part = node.target is operator.getitem
+    moments, index = (source(node), node.args[1]) if is_part else (node, 0)
     packet: Any = getattr(moments.target, "overloadpacket", None)
-    if packet not in kinds:
-        return None
     x, keepdim = source(moments), argument(moments, "keepdim", False)
     rank = len(shape_of(x))
     dims = [dim % rank for dim in argument(moments, "dim") or range(rank)]
@@ -56,22 +54,25 @@ def variance(node: Node) -> Node | None:
     return result if packet in (aten.var, aten.var_mean) else call(node, aten.sqrt.default, result)
 
 
-def extreme(node: Node) -> Node | None:
-    """The values of max or min along an axis, or of all -> amax, amin."""
-    targets: dict[Any, Any] = {aten.max.default: aten.amax, aten.min.default: aten.amin}
-    if node.target in targets:
-        return call(node, targets[node.target].default, source(node))
-    targets = {aten.max.dim: aten.amax, aten.min.dim: aten.amin}
-    if (whole := result_of(node, *targets)) is None:
-        return None
+@rewrite(aten.max.default, aten.min.default)
+def extreme(node: Node) -> Node:
+    """The largest or smallest of all values -> amax, amin."""
+    kind = aten.amax if node.target is aten.max.default else aten.amin
+    return call(node, kind.default, source(node))
+
+
+@rewrite(ResultOf(aten.max.dim), ResultOf(aten.min.dim))
+def extremes(node: Node) -> Node:
+    """The values of max or min along an axis -> amax, amin."""
+    whole = first_result(node)
+    kind = aten.amax if whole.target is aten.max.dim else aten.amin
     dim, keepdim = argument(whole, "dim"), argument(whole, "keepdim")
-    return call(node, targets[whole.target].default, source(whole), [dim], keepdim)
+    return call(node, kind.default, source(whole), [dim], keepdim)
 
 
-def prelu(node: Node) -> Node | None:
+@rewrite(aten.prelu.default)
+def prelu(node: Node) -> Node:
     """prelu -> where."""
-    if node.target is not aten.prelu.default:
-        return None
     x, weight = source(node), source(node, 1)
     rank = len(shape_of(x))
     shape = [-1 if dim == 1 else 1 for dim in range(rank)] if rank > 1 else [1]
@@ -80,10 +81,9 @@ def prelu(node: Node) -> Node | None:
     return call(node, aten.where.self, positive, x, scaled)
 
 
-def gated(node: Node) -> Node | None:
+@rewrite(aten.glu.default)
+def gated(node: Node) -> Node:
     """glu -> one half times the sigmoid of the other."""
-    if node.target is not aten.glu.default:
-        return None
     dim = argument(node, "dim") % len(shape_of(node))
     half = shape_of(node)[dim]
     first = call(node, aten.slice.Tensor, source(node), dim, 0, half)
@@ -91,17 +91,16 @@ def gated(node: Node) -> Node | None:
     return call(node, aten.mul.Tensor, first, call(node, aten.sigmoid.default, gate))
 
 
-def fold(node: Node) -> Node | None:
+@rewrite(aten.col2im.default)
+def fold(node: Node) -> Node:
     """col2im of blocks side by side -> reshape."""
-    if node.target is not aten.col2im.default:
-        return None
     kernel, stride = argument(node, "kernel_size"), argument(node, "stride")
     padding, dilation = argument(node, "padding"), argument(node, "dilation")
     batch, channels, *grid = shape_of(node) if len(shape_of(node)) == 4 else (0, 0, 0, 0)
     high, wide = kernel
     whole = list(kernel) == list(stride) and set(dilation) == {1} and set(padding) == {0}
     if not batch or not whole or grid[0] % high or grid[1] % wide:
-        return None
+        raise Unmatched("blocks do not stand side by side")
     parts = [batch, channels, high, wide, grid[0] // high, grid[1] // wide]
     x = call(node, aten.reshape.default, source(node), parts)
     x = call(node, aten.permute.default, x, [0, 1, 4, 2, 5, 3])

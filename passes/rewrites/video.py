@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ..layout import Unmatched
+from ..rewrite import rewrite
 from ..rules.base import argument, shape_of, source
 from .base import call
 
 aten = torch.ops.aten
 
 
-def conv3d(node: Node) -> Node | None:
+@rewrite(aten.conv3d.default)
+def conv3d(node: Node) -> Node:
     """conv3d -> conv2d of every output frame on the frames that it reads, as channels."""
-    if node.target is not aten.conv3d.default:
-        return None
     x, weight, groups = source(node), source(node, 1), argument(node, "groups")
     stride, padding, dilation = (
         _triple(argument(node, name)) for name in ("stride", "padding", "dilation")
@@ -35,10 +36,9 @@ def conv3d(node: Node) -> Node | None:
     return _as_video(node, result)
 
 
-def conv_transpose3d(node: Node) -> Node | None:
+@rewrite(aten.conv_transpose3d.input)
+def conv_transpose3d(node: Node) -> Node:
     """conv_transpose3d -> frames set apart by zeros, then conv_transpose2d of what each reads."""
-    if node.target is not aten.conv_transpose3d.input:
-        return None
     x, weight, groups = source(node), source(node, 1), argument(node, "groups")
     names = ("stride", "padding", "output_padding", "dilation")
     stride, padding, extra, dilation = (_triple(argument(node, name)) for name in names)
@@ -69,17 +69,17 @@ def _apart(node: Node, video: Node, stride: int) -> Node:
     return call(node, aten.slice.Tensor, x, 2, 0, (frames - 1) * stride + 1)
 
 
-def pool3d(node: Node) -> Node | None:
+@rewrite(aten.avg_pool3d.default, aten.max_pool3d.default)
+def pool3d(node: Node) -> Node:
     """avg_pool3d or max_pool3d -> pool of pictures, and of the frames that each reads."""
     is_average = node.target is aten.avg_pool3d.default
-    is_pool = is_average or node.target is aten.max_pool3d.default
-    if not is_pool or argument(node, "ceil_mode"):
-        return None
+    if argument(node, "ceil_mode"):
+        raise Unmatched("ceil_mode")
     kernel, padding = (_triple(argument(node, name)) for name in ("kernel_size", "padding"))
     stride = _triple(argument(node, "stride") or kernel)
     dilation = _triple(argument(node, "dilation", 1))
     if padding[0] or argument(node, "divisor_override"):
-        return None
+        raise Unmatched("it pads frames or has a divisor of its own")
     x = _frames_read(node, source(node), kernel[0], stride[0], dilation[0])
     x = call(node, aten.mean.dim if is_average else aten.amax.default, x, [2])
     how = [False, argument(node, "count_include_pad")] if is_average else [dilation[1:]]

@@ -36,6 +36,10 @@ class Rule:
         """Where output sites read input sites, for operators that move between sites."""
         return None
 
+    def image(self, node: Node) -> Node:
+        """What ``geometry`` reads: the first operand, or one behind it."""
+        return node.all_input_nodes[0]
+
     def is_global(self, node: Node) -> bool:
         """True if one edited site can change every output site."""
         return False

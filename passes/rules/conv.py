@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from sparsify.codegen import ops, products
-from sparsify.codegen.geometry import Geometry, Pair, TransposedWindow, Window
+from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
 from torch.fx import Node
 
 from ..facts import facts, is_constant
@@ -25,18 +25,9 @@ from .base import (
     small_grid,
     source,
 )
-from .resample import PadRule
+from .resample import zero_pad
 
 aten = torch.ops.aten
-
-
-def _folded_pad(x: Node) -> tuple[Node, Pair]:
-    """Looks through zero padding: the image behind it and the (top, left) it adds."""
-    if x.op == "call_function" and x.target is aten.pad.default:
-        is_zero = argument(x, "mode") == "constant" and not argument(x, "value")
-        if is_zero and PadRule().geometry(x) is not None:
-            return source(x), PadRule().before(x)
-    return x, (0, 0)
 
 
 @register(aten.conv2d, aten.conv_transpose2d)
@@ -49,20 +40,19 @@ class Conv(Rule):
         return Layout.image(shape_of(node))
 
     def geometry(self, node: Node) -> Geometry:
-        image, (top, left) = self._image(node)
-        in_grid: Any = shape_of(image)[-2:]
+        in_grid: Any = shape_of(self.image(node))[-2:]
         out_grid: Any = shape_of(node)[-2:]
         kernel: Any = shape_of(source(node, 1))[-2:]
         stride, dilation = (pair(argument(node, name)) for name in ("stride", "dilation"))
         padding = pair(argument(node, "padding"), (0, 0))
         if self._transposed(node):
             return TransposedWindow(in_grid, out_grid, kernel, stride, padding, dilation)
+        left, _, top, _ = self._pads(node) or (0, 0, 0, 0)
         padding = (padding[0] + top, padding[1] + left)
         return Window(in_grid, out_grid, kernel, stride, padding, dilation)
 
     def emit(self, node: Node, place: Place) -> Node:
-        image, _ = self._image(node)
-        geometry = self.geometry(node)
+        image, geometry = self.image(node), self.geometry(node)
         bias = place.plain(argument(node, "bias"))
         weight = argument(node, "weight")
         if self._is_linear(node):
@@ -76,8 +66,7 @@ class Conv(Rule):
     def emit_all(self, node: Node, place: Place) -> Node | None:
         if layout_of(node).grid is None:
             return None
-        image, _ = self._image(node)
-        packed_input = facts(image).mask is not None
+        packed_input = facts(self.image(node)).mask is not None
         if not packed_input and (not small_grid(node) or argument(node, "groups") != 1):
             return None  # the library convolution is as fast or faster
         height, width = shape_of(node)[-2:]
@@ -86,13 +75,15 @@ class Conv(Rule):
     def _transposed(self, node: Node) -> bool:
         return bool(node.target is aten.conv_transpose2d.input)
 
-    def _image(self, node: Node) -> tuple[Node, Pair]:
-        if self._transposed(node):
-            return source(node), (0, 0)
-        image, pad = _folded_pad(source(node))
-        if min(shape_of(image)[-2:]) < 2:
+    def image(self, node: Node) -> Node:
+        image = source(node) if self._pads(node) is None else source(source(node))
+        if not self._transposed(node) and min(shape_of(image)[-2:]) < 2:
             raise Unmatched("the input has a single row or column")
-        return image, pad
+        return image
+
+    def _pads(self, node: Node) -> tuple[int, int, int, int] | None:
+        """Of an uneven zero pad in front, which then needs no rows of its own."""
+        return None if self._transposed(node) else zero_pad(source(node))
 
     def _is_linear(self, node: Node) -> bool:
         geometry = self.geometry(node)

@@ -132,6 +132,18 @@ class MaxPool(Pool):
         return place.call(ops.gather_max, *place.taps(source(node), self.geometry(node)))
 
 
+def zero_pad(node: Node) -> tuple[int, int, int, int] | None:
+    """(left, right, top, bottom) that ``node`` pads pictures [N, C, H, W] by with zeros, if so."""
+    if node.op != "call_function" or node.target is not aten.pad.default:
+        return None
+    pads = [*argument(node, "pad"), *[0] * 8][:8]
+    is_zero = argument(node, "mode") == "constant" and not argument(node, "value")
+    if not is_zero or len(shape_of(node)) != 4 or any(pads[4:]):
+        return None
+    left, right, top, bottom = pads[:4]
+    return left, right, top, bottom
+
+
 @register(aten.pad)
 class PadRule(Resample):
     """Spatial padding in any mode; constant padding of plain axes moves no site."""
