@@ -27,9 +27,9 @@ def oracle(baseline: Baseline, plan: Plan, old: tuple[Any, ...], new: tuple[Any,
         outputs = program.graphs.dense(*inputs)
         return program.edited_outputs(outputs, program.graphs.dense(*old), tables.masks)
     by_node = {
-        node: tables.masks[facts(node).mask.name]
+        node: tables.masks[mask.name]
         for node in graph.graph.nodes
-        if facts(node).mask is not None
+        if (mask := facts(node).mask) is not None
     }
     return Oracle(graph, values_by_node(graph, old), by_node, program.config.norm).run(*new)[0]
 
