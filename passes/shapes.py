@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from .layout import Grid
 from .partition import ThreeGraphs
@@ -26,20 +26,8 @@ def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
         _, kept, conditions = graphs.record(*inputs)
         arguments = (*inputs, *given, *kept, *conditions)
         for module in graphs.updates:
-            _Noting(module).run(*arguments)
+            FakeTensorProp(module, mode).propagate_dont_convert_inputs(*arguments)
     return max((len(table) for table in tables), default=1)
-
-
-class _Noting(Interpreter):
-    """Leaves every value on its node."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        n.meta["val"] = result
-        return result
 
 
 def _like(value: Any, device: torch.device | None = None) -> Any:
