@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .layout import Layout
+from .layout import Layout, Unmatched
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,11 @@ def facts(node: Node) -> Facts:
 def note(node: Node, **known: Any) -> None:
     """Adds to what is known of ``node``: fields of :class:`Facts`."""
     node.meta["facts"] = replace(facts(node), **known)
+
+
+def layout_of(node: Node) -> Layout:
+    """The layout of an operand; without one nothing behind it can be packed."""
+    layout = facts(node).layout
+    if not isinstance(layout, Layout):
+        raise Unmatched(f"the arrangement of {node.name} is unknown")
+    return layout
