@@ -155,7 +155,10 @@ def mark_sizes(inputs: Sequence[Any], sizes: Sequence[int], most: int | None) ->
 
 @contextmanager
 def _collected(sources: list[str]) -> Iterator[None]:
-    """Adds what inductor emits for this thread meanwhile, also if it comes from its cache."""
+    """Adds what inductor emits for this thread meanwhile, also if it comes from its cache.
+
+    Torch's ``run_and_get_code`` hears all threads, and forgets everything compiled before.
+    """
     from torch._inductor.graph import GraphLowering
 
     own = get_ident()

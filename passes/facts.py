@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .layout import Layout
+from .layout import Layout, Unmatched
 
 ANYWHERE = "weights"
 """The stage of weights and their views: every graph has its own."""
@@ -54,3 +54,11 @@ def note(node: Node, **known: Any) -> None:
 def is_constant(node: Node) -> bool:
     """Does it depend on weights alone?"""
     return facts(node).stage in (ANYWHERE, "constants")
+
+
+def layout_of(node: Node) -> Layout:
+    """The layout of an operand; without one nothing behind it can be packed."""
+    layout = facts(node).layout
+    if not isinstance(layout, Layout):
+        raise Unmatched(f"the arrangement of {node.name} is unknown")
+    return layout

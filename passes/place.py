@@ -10,9 +10,8 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from .facts import facts, is_constant
+from .facts import facts, is_constant, layout_of
 from .layout import Layout
-from .rules.base import layout_of
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from .base import Pass
 from .facts import facts
@@ -34,14 +34,15 @@ class PropagateShapes(Pass):
         record, plan = graphs["record"], graphs["plan"]
         planned = _run(plan, {"mask": mask})
         tables = {name: x for name, x in planned.items() if name.startswith("table.")}
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             values = {name: _like(value) for name, value in _inputs(graphs).items()}
             device = _device(list(values.values()))
             values |= {name: _like(table, device) for name, table in tables.items()}
             values |= _run(record, values)
-            for name in self.graphs:
-                part = graphs[name]
-                _Noting(part.module).run(*(values[given] for given in part.inputs))
+            values |= {name: values[first] for name, first in graphs.copies.items()}
+            for part in map(graphs.__getitem__, self.graphs):
+                run = FakeTensorProp(part.module, mode)
+                run.propagate_dont_convert_inputs(*(values[name] for name in part.inputs))
         most = max((len(table) for table in tables.values()), default=1)
         return replace(graphs, most_rows=most)
 
@@ -59,18 +60,6 @@ def _inputs(graphs: Graphs) -> dict[str, Any]:
 def _run(part: NamedGraph, values: dict[str, Any]) -> dict[str, Any]:
     results = part.module(*(values[name] for name in part.inputs))
     return dict(zip(part.outputs, results, strict=True))
-
-
-class _Noting(Interpreter):
-    """Leaves every value on its node."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        n.meta["val"] = result
-        return result
 
 
 def _like(value: Any, device: torch.device | None = None) -> Any:

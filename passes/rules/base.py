@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from sparsify.codegen import products
@@ -12,10 +12,9 @@ from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
 from ..facts import facts, is_constant
+from ..facts import layout_of as layout_of
 from ..layout import Layout, Unmatched
-
-if TYPE_CHECKING:
-    from ..place import Place
+from ..place import Place
 
 aten = torch.ops.aten
 
@@ -98,14 +97,6 @@ def source(node: Node, index: int = 0) -> Node:
     if not isinstance(arg, Node):
         raise Unmatched(f"argument {index} is not a tensor of the graph")
     return arg
-
-
-def layout_of(node: Node) -> Layout:
-    """The layout of an operand; without one nothing behind it can be packed."""
-    layout = facts(node).layout
-    if not isinstance(layout, Layout):
-        raise Unmatched(f"the arrangement of {node.name} is unknown")
-    return layout
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
