@@ -56,8 +56,6 @@ def imports() -> dict[str, set[str]]:
 def test_no_circle() -> None:
     graph = imports()
     assert len(graph) > 100 and "sparsify.passes.facts" in graph["sparsify.passes.masks"]
-    for name, other in LEFT.items():
-        graph[name].remove(other)
     TopologicalSorter(graph).prepare()
 
 
