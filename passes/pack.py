@@ -66,9 +66,10 @@ class Packer(Stages):
         nodes = [n for n in self._graph.nodes if is_constant(n) or facts(n).stage == "record"]
         for node in nodes:
             self._current[node] = self._emit(node)
-        outputs: Any = self._graph.output_node().args[0]
-        leaves = [leaf for leaf in outputs if isinstance(leaf, Node)]
-        return Packed([self._output(leaf) for leaf in leaves], self.committed)
+        results: Any = self._graph.output_node().args[0]
+        leaves = [leaf for leaf in results if isinstance(leaf, Node)]
+        outputs = [self._output(leaf) for leaf in leaves]
+        return Packed(outputs, self._current.__getitem__, self.committed)
 
     # -- current values -----------------------------------------------------------------------
 
