@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
 
+from .facts import facts
 from .layout import Grid
 from .partition import ThreeGraphs
 
@@ -18,13 +19,16 @@ def propagate_shapes(graphs: ThreeGraphs, grid: Grid) -> int:
     A size that is 1 then is 1 for every mask, and two values that can be added have the same
     sites for every mask. Returns how many rows a table has at most.
     """
-    tables, _ = graphs.plan(torch.ones(grid, dtype=torch.bool, device="cpu"))
+    given = graphs.record.graph.find_nodes(op="placeholder")
+    items = max(own.items for n in given if (own := facts(n).layout) is not None)
+    shape = (items, *grid) if items > 1 else grid
+    tables, _ = graphs.plan(torch.ones(shape, dtype=torch.bool, device="cpu"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.no_grad():
-        inputs = [_like(n.meta["val"]) for n in graphs.record.graph.find_nodes(op="placeholder")]
-        given = [_like(table, _device(inputs)) for table in tables]
+        inputs = [_like(n.meta["val"]) for n in given]
+        sent = [_like(table, _device(inputs)) for table in tables]
         _, kept, conditions = graphs.record(*inputs)
-        arguments = (*inputs, *given, *kept, *conditions)
+        arguments = (*inputs, *sent, *kept, *conditions)
         for module in graphs.updates:
             _Noting(module).run(*arguments)
     return max((len(table) for table in tables), default=1)

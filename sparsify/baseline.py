@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,8 +103,7 @@ class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Never changed."""
 
     program: Program
-    values: tuple[Tensor | Rows, ...] | None
-    """None where only ``items`` are known: after a commit with a mask for each."""
+    values: tuple[Tensor | Rows, ...]
     conditions: tuple[Tensor, ...]
     """What no edit reaches; holds while the inputs that an edit leaves alone are these."""
     outputs: tuple[Any, ...]
@@ -113,8 +112,6 @@ class Baseline:
     origins: tuple[Origin | None, ...]
     """The caller's own, to know them again without reading them."""
     weights: Weights
-    items: list[Baseline] = field(default_factory=list)
-    """One for each item of the batch, once items have masks of their own."""
     is_one_run: bool = True
     """All sites are of the recorded run: nothing was committed since."""
     restricted_to: Tensor | None = None
@@ -123,32 +120,25 @@ class Baseline:
     def __repr__(self) -> str:
         own = self.restricted_to
         only = "" if own is None else f", restricted to {sites_of(own)}"
-        items = f", {len(self.items)} items" if self.items else ""
-        return f"<Baseline of {leaves_of(self.outputs)}: {size_of(self.nbytes)} kept{items}{only}>"
+        return f"<Baseline of {leaves_of(self.outputs)}: {size_of(self.nbytes)} kept{only}>"
 
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
-        own = sum(distinct((*(self.values or ()), *self.conditions)))
-        return own + sum(item.nbytes for item in self.items)
+        return sum(distinct((*self.values, *self.conditions)))
 
     def restrict(self, mask: MaskLike | Plan | None = None) -> Baseline:
         """This run for updates of one mask alone, in the memory that these need.
 
         Maps of which an update reads active sites and halos shrink to those; what it reads whole
-        (keys and values) stays. Raises :class:`MaskError`, and :class:`BaselineError` where the
-        items of a batch have masks of their own.
+        (keys and values) stays. Raises :class:`MaskError`.
         """
         plan = Plan.of(mask)
-        if plan.items or self.values is None:
-            raise BaselineError(
-                "the items of this batch have masks of their own: restrict to one mask [H, W]"
-            )
         self.require(plan)
         tables = self.program.plan(plan)
         if tables.is_dense:  # inputs and outputs are all that it reads
             nothing: dict[str, Any] = {"values": (), "conditions": ()}
-            return replace(self, **nothing, items=[], restricted_to=tables.mask)
+            return replace(self, **nothing, restricted_to=tables.mask)
         shared: dict[tuple[int, ...], Tensor] = {}
         values = list(self.values)
         for index, (value, read) in enumerate(zip(values, self.program.graphs.reads, strict=True)):
@@ -157,7 +147,7 @@ class Baseline:
             if read.tables not in shared:
                 shared[read.tables] = torch.cat([tables.tables[i] for i in read.tables]).unique()
             values[index] = Rows.of(value, shared[read.tables], read.dim)
-        return replace(self, values=tuple(values), items=[], restricted_to=tables.mask)
+        return replace(self, values=tuple(values), restricted_to=tables.mask)
 
     def require(self, plan: Plan, commit: bool = False) -> None:
         """Raises :class:`MaskError` if updates of ``plan`` are not served any more, and
@@ -165,7 +155,7 @@ class Baseline:
         own = self.restricted_to
         if own is None:
             return
-        if plan.items or not torch.equal(own, self.program.plan(plan).mask):
+        if not torch.equal(own, self.program.plan(plan).mask):
             raise MaskError(
                 "this baseline was restricted to another mask: update from the one that it was "
                 "made of, or record again"
@@ -206,5 +196,4 @@ class Baseline:
 
     def expanded(self) -> tuple[Tensor, ...]:
         """The values as the update graph takes them."""
-        assert self.values is not None
         return tuple(v.expanded() if isinstance(v, Rows) else v for v in self.values)

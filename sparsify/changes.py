@@ -29,7 +29,7 @@ def changed(baseline: Baseline, call: Call) -> Tensor:
             own = sites(layout, old != new).cpu()
             if len(own) != program.batch:
                 own = own.any(0, keepdim=True)
-            found |= torch.stack([grid_mask(item, program.grid) for item in own])
+            found |= grid_mask(own, program.grid)
     return found
 
 

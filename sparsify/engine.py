@@ -12,14 +12,14 @@ from typing import Any
 from weakref import WeakSet
 
 from torch import nn
+from torch.utils._pytree import tree_unflatten
 
 from .ambient import Ambient
 from .baseline import Baseline, ProgramKey
 from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
-from .items import committed, join, recorded_call, require_independent, split
-from .masks import MaskLike, fitted
+from .masks import MaskLike
 from .plan import Plan
 from .program import Program
 from .session import Editing, Recording
@@ -121,10 +121,6 @@ class Engine:
         """An update for inputs that are known to match the baseline's."""
         program = baseline.program
         baseline.require(plan, commit)
-        if plan.items or baseline.values is None:
-            program.require_current(baseline)
-            fitted(plan.mask, program.grid, program.batch)
-            return self._update_items(baseline, call, plan, commit)
         self._drops.look(baseline, call, plan)
         result = program.update(baseline, call, plan, commit)
         self.last = program, plan
@@ -137,34 +133,14 @@ class Engine:
         """
         key: Any = baseline.program
         if isinstance(key, ProgramKey):
-            program = self.program(recorded_call(self.model, baseline))
+            inputs = tree_unflatten(baseline.inputs, key.signature.spec)
+            program = self.program(self.bind(*inputs))
             if program.key != key:
                 raise BaselineError(
                     "this baseline was recorded by another model, with another configuration or "
                     "under other settings of torch (autocast, dtypes): record again"
                 )
-            items = [self.own(item) for item in baseline.items]
-            return replace(baseline, program=program, items=items)
+            return replace(baseline, program=program)
         if baseline.program not in self._made:
             raise BaselineError("this baseline was recorded by another model: record with this one")
         return baseline
-
-    def _update_items(
-        self, baseline: Baseline, call: Call, plan: Plan, commit: bool
-    ) -> tuple[Any, Baseline | None]:
-        """Every item with its own mask; reports are then of the last one."""
-        batch = baseline.program.batch
-        with self._making:  # once, also if several threads are the first
-            if not baseline.items:
-                calls = split(self.model, recorded_call(self.model, baseline), batch)
-                outputs, items = zip(*(self.program(own).record(own) for own in calls), strict=True)
-                require_independent(baseline, outputs)
-                baseline.items.extend(items)
-        calls, plans = split(self.model, call, batch), plan.of_items(batch)
-        results = [
-            self.update_call(item, own, own_plan, commit)
-            for item, own, own_plan in zip(baseline.items, calls, plans, strict=True)
-        ]
-        output = join([result for result, _ in results])
-        new = [item for _, item in results if item is not None]
-        return output, committed(baseline, call, output, new) if commit else None

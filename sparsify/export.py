@@ -143,6 +143,7 @@ class _Exporter:
         """Every value by name, from the inputs of the call and some mask."""
         mask = torch.zeros(self._sparse.grid, dtype=torch.bool, device="cpu")
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
+        mask = self._sparse.mask(mask)
         graphs, leaves = self._sparse.graphs, self._call.leaves
         outputs, kept, conditions = graphs.record(*leaves)
         tables, _ = graphs.plan(mask)

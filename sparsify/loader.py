@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
 from .codegen.ambient import as_captured
-from .codegen.errors import BaselineError, FolderError, MaskError, SignatureError
+from .codegen.errors import BaselineError, FolderError, SignatureError
 from .codegen.export import aoti, onnx, pt2
 from .folder import FORMATS, WEIGHTS, FolderSignature, GraphFile, dtype_name, read_signature
 from .masks import MaskLike, as_mask, fitted, no_site_follows
@@ -117,18 +117,16 @@ class Loaded:
         return self._outputs(values), LoadedBaseline(self, copies, values)
 
     def plan(self, mask: MaskLike | None = None) -> LoadedPlan:
-        """What depends on ``mask`` alone: one for all items, as :mod:`sparsify.masks` takes it.
+        """What depends on ``mask`` alone, which :mod:`sparsify.masks` describes.
 
         Raises :class:`MaskError`.
         """
         own = fitted(as_mask(mask), self.signature.grid, self.signature.batch)
-        if own.dim() == 3 and not bool((own == own[:1]).all()):
-            raise MaskError(
-                "the items have different masks, but an exported update takes one for all: "
-                "export with a batch of one and update the items one by one"
-            )
-        own = own if own.dim() == 2 else own[0]
-        tables = self._call("plan", {"mask": own.contiguous()}) if "plan" in self._run else {}
+        tables: Values = {}
+        if "plan" in self._run:
+            items, grid = self.signature.values["mask"].shape[:-2], self.signature.grid
+            own = own if items or own.dim() == 2 else own.any(0)
+            tables = self._call("plan", {"mask": own.expand(*items, *grid).contiguous()})
         return LoadedPlan(self, tables, not bool(own.any()))
 
     def update(

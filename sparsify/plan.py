@@ -19,10 +19,10 @@ class Tables:
     """What a program made of a mask."""
 
     mask: Tensor
-    """bool [H, W], on the host."""
+    """bool [H, W] or [N, H, W], on the host."""
     tables: list[Tensor]
     masks: dict[str, Tensor]
-    """bool [H, W], by the name of their node."""
+    """bool [H, W] or [N, H, W], by the name of their node."""
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
 
@@ -38,7 +38,7 @@ class Tables:
 
 @dataclass(eq=False, repr=False)
 class Plan:
-    """A mask of one's own, and, per program, the tables made from it (the union of its items).
+    """A mask of one's own, and, per program, the tables made from it.
 
     ``given`` is what :func:`sparsify.masks.as_mask` takes; who paints it later changes nothing.
     """
@@ -63,20 +63,3 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan of {list(self.mask.shape)}: {sites_of(self.mask)}>"
-
-    @cached_property
-    def items(self) -> list[Plan]:
-        """The plan of each mask; empty if all items share one."""
-        if self.mask.dim() != 3 or bool((self.mask == self.mask[:1]).all()):
-            return []
-        return [Plan(m) for m in self.mask]
-
-    @cached_property
-    def shared(self) -> Plan:
-        """The plan of the mask that all items share."""
-        return self if self.mask.dim() == 2 else Plan(self.mask[0])
-
-    def of_items(self, batch: int) -> list[Plan]:
-        """The plan of each item of a batch for which the mask is fit."""
-        own = self.items or [self.shared]
-        return own * (batch // len(own))

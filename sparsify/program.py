@@ -86,6 +86,8 @@ class Program:
         assert first is not None and first.grid is not None
         self.grid: Grid = first.grid
         self.batch = int(call.leaves[spatial[0]].shape[0])
+        self.items = first.items
+        """How many masks an update takes; 1 where all items of a batch share one."""
         self.device: torch.device = call.leaves[spatial[0]].device
 
         on_cuda = has_kernels(self.device)
@@ -153,8 +155,7 @@ class Program:
         """The tables of a plan and its masks, made once."""
         if self not in plan.tables:
             # On the host, which then knows all sizes: no update waits for the device to tell.
-            mask = fitted(plan.mask, self.grid, self.batch)
-            mask = mask if mask.dim() == 2 else mask.any(0)
+            mask = self.mask(fitted(plan.mask, self.grid, self.batch))
             tables, values = self.graphs.plan(mask)
             masks = dict(zip(self.graphs.mask_names, values, strict=True))
             is_dense = self._large.includes(masks)
@@ -163,6 +164,13 @@ class Program:
             tables = [] if is_dense else [_sent(table, self.device) for table in tables]
             plan.tables[self] = Tables(mask, tables, masks, is_dense)
         return plan.tables[self]
+
+    def mask(self, fitted: Tensor) -> Tensor:
+        """bool [H, W], or [N, H, W] where the graphs know the items: what :func:`.masks.fitted`
+        gave, as they take it."""
+        if self.items > 1:
+            return fitted.expand(self.items, *self.grid).contiguous()
+        return fitted if fitted.dim() == 2 else fitted.any(0)
 
     @_as_captured
     def update(
@@ -245,7 +253,8 @@ class Program:
         if not self._emitted["update"].source:
             call = self.own(call)
             _, baseline = self.record(call)
-            tables, _ = self.graphs.plan(torch.ones(self.grid, dtype=torch.bool, device="cpu"))
+            mask = self.mask(torch.ones(self.grid, dtype=torch.bool, device="cpu"))
+            tables, _ = self.graphs.plan(mask)
             sent = [_sent(table, self.device) for table in tables]
             self._run("update", *call.leaves, *sent, *baseline.expanded(), *baseline.conditions)
         return self._emitted["update"].source

@@ -130,7 +130,7 @@ class Editing:
         if program.config.policy != "exact":
             return self.plan
         mask, found = fitted(self.plan.mask, program.grid, program.batch), changed(baseline, call)
-        found = found if mask.dim() == 3 else found.any(0)
+        found = found if program.items > 1 else found.any(0)
         return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
 
     def _twin(self, call: Call) -> int:

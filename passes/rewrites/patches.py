@@ -14,6 +14,7 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import leading
 from ..layout import Layout
 from ..rules.base import shape_of, source
 from .base import call, permuted, reshaped
@@ -54,10 +55,10 @@ def patches(node: Node) -> Node | None:
     if columns not in (rows + 1, rows + 2):
         return None
     if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
-        return _to_patches(node, cut)
+        return _to_patches(node, cut, leading(layout))
     whole = _joined(sizes, rows, columns, shape_of(node))
     cut = _cut(whole[0], whole[1], sizes) if whole else None
-    return _from_patches(node, cut) if cut else None
+    return _from_patches(node, cut, leading(layout)) if cut else None
 
 
 def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:
@@ -123,12 +124,12 @@ def _joined(parts: list[int], y: int, x: int, whole: Sequence[int]) -> tuple[lis
     return (sizes, rows[0]) if rows else None
 
 
-def _to_patches(node: Node, cut: Cut) -> Node:
+def _to_patches(node: Node, cut: Cut, items: int) -> Node:
     rank, rows, at = len(cut.whole), cut.rows, cut.axis
     x = reshaped(node, source(node), cut.whole)
     others = [dim for dim in range(rank) if dim not in (rows, rows + 1)]
     x = permuted(node, x, [*others, rows, rows + 1])
-    x = reshaped(node, x, [1, prod(cut.beside), *cut.whole[rows : rows + 2]])
+    x = reshaped(node, x, [items, prod(cut.beside) // items, *cut.whole[rows : rows + 2]])
     x = call(node, ops.unshuffle, x, *cut.patch)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     made = [*rest, at + 1, at + 3, at, at + 2]
@@ -137,13 +138,13 @@ def _to_patches(node: Node, cut: Cut) -> Node:
     return reshaped(node, x, shape_of(node))
 
 
-def _from_patches(node: Node, cut: Cut) -> Node:
+def _from_patches(node: Node, cut: Cut, items: int) -> Node:
     rank, rows, at = len(cut.whole), cut.rows, cut.axis
     x = reshaped(node, source(node), cut.parts)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     x = permuted(node, x, [*rest, at + 1, at + 3, at, at + 2])
     sites = cut.parts[at], cut.parts[at + 2]
-    x = reshaped(node, x, [1, prod(cut.beside) * prod(cut.patch), *sites])
+    x = reshaped(node, x, [items, prod(cut.beside) * prod(cut.patch) // items, *sites])
     x = call(node, ops.shuffle, x, *cut.patch)
     made = [dim for dim in range(rank) if dim not in (rows, rows + 1)] + [rows, rows + 1]
     x = reshaped(node, x, [cut.whole[dim] for dim in made])

@@ -8,15 +8,16 @@ import torch
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import leading
 from ..layout import Layout
-from ..rules.base import argument, shape_of, source
+from ..rules.base import argument, layout_of, shape_of, source
 from .base import call, permuted, reshaped
 
 aten = torch.ops.aten
 
 
 def pad_picture(node: Node) -> Node | None:
-    """pad of [..., H, W, ...] -> pad of [1, C, H, W]."""
+    """pad of [..., H, W, ...] -> pad of [N, C, H, W]."""
     if node.target is not aten.pad.default or (axes := _elsewhere(node)) is None:
         return None
     rank, (y, x) = len(shape_of(node)), axes
@@ -31,7 +32,7 @@ def pad_picture(node: Node) -> Node | None:
 
 
 def stride_picture(node: Node) -> Node | None:
-    """Every so many rows or columns of [..., H, W, ...] -> those of [1, C, H, W]."""
+    """Every so many rows or columns of [..., H, W, ...] -> those of [N, C, H, W]."""
     if node.target is not aten.slice.Tensor or argument(node, "step") == 1:
         return None
     axes, dim = _elsewhere(node), argument(node, "dim") % len(shape_of(node))
@@ -53,8 +54,9 @@ def _elsewhere(node: Node) -> tuple[int, int] | None:
 
 def _as_image(node: Node, axes: tuple[int, int]) -> Node:
     others = [dim for dim in range(len(shape_of(source(node)))) if dim not in axes]
-    image = permuted(node, source(node), [*others, *axes])
-    return reshaped(node, image, [1, prod(shape_of(image)[:-2]), *shape_of(image)[-2:]])
+    image, items = permuted(node, source(node), [*others, *axes]), leading(layout_of(source(node)))
+    lead = [items, prod(shape_of(image)[:-2]) // items]
+    return reshaped(node, image, [*lead, *shape_of(image)[-2:]])
 
 
 def _back(node: Node, image: Node, axes: tuple[int, int]) -> Node:

@@ -12,6 +12,7 @@ from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import leading
 from ..layout import Layout, Unmatched
 
 if TYPE_CHECKING:
@@ -160,7 +161,14 @@ def image_layout(node: Node) -> Layout:
     layout = layout_of(source(node))
     if len(layout.dims) != 4 or not layout.is_image:
         raise Unmatched("the input is not an image on a grid")
+    require_items_first(layout)
     return layout
+
+
+def require_items_first(layout: Layout) -> None:
+    """Refuses values whose first axis does not begin with the items of the batch."""
+    if leading(layout) != layout.items:
+        raise Unmatched("the items of the batch do not come first")
 
 
 def require_unedited(node: Node, *names: str) -> None:
