@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 import torch
-from sparsify.codegen import ops, products
+from sparsify.codegen import opaque, ops, products
 from sparsify.passes.macs import macs
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
@@ -58,10 +58,10 @@ def _macs(node: Node, result: Any) -> int:
         index, axis = _PRODUCTS[node.target]
         weight: Any = node.args[index]
         return int(result.numel() // result.shape[axis] * weight.meta["val"].numel())
-    if node.target is ops.attention:
+    if node.target is opaque.attention:
         query, key = (node.all_input_nodes[index].meta["val"].shape for index in (0, 1))
         return prod(query[:-1]) * int(key[-2]) * int(query[-1] + result.shape[-1])
-    if node.target is products.matmul:
+    if node.target is opaque.matmul:
         first: Any = node.args[0]
         return prod(result.shape) * int(first.meta["val"].shape[-1])
     return macs(node)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import opaque
 from .operators import declare, exporting
 
 
@@ -35,11 +36,7 @@ def sum_by_item(x: Tensor, items: Tensor, count: int) -> Tensor:
     own = torch.arange(count, device=x.device).unsqueeze(1) == items
     rows = x.flatten(2, -2).sum(2) if x.dim() > 3 else x
     rows = rows.movedim(-1, 0)
-    if exporting():
-        sums = own.to(x.dtype) @ rows.flatten(1)
-    else:
-        sums = torch.ops.sparsify.matmul(own.to(x.dtype), rows.flatten(1))
-    return sums.view(-1, x.shape[1])
+    return opaque.matmul(own.to(x.dtype), rows.flatten(1)).view(-1, x.shape[1])
 
 
 def attention(

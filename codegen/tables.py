@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import kernel_map as native
 from .geometry import (
     OUTSIDE,
     Bilinear,
@@ -28,7 +29,6 @@ from .geometry import (
     read,
     within,
 )
-from .kernels import kernel_map as native
 from .operators import exporting
 
 _LEAST_STEP = 16

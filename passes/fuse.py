@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sparsify.codegen import ops, products
+from sparsify.codegen import norms, opaque, ops, products
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
@@ -101,7 +101,7 @@ def _is_resize(x: Node, stored: Any) -> bool:
 
 def fuse_attention(node: Node) -> Fused | None:
     """attention over overlaid keys and values -> one operator that never writes them out."""
-    if node.target is not ops.attention:
+    if node.target is not opaque.attention:
         return None
     query, key, value = node.args[:3]
     overlays = [x for x in (key, value) if isinstance(x, Node) and x.target is ops.overlay]
@@ -151,7 +151,7 @@ _OPTIONS = ("attn_mask", "dropout_p", "is_causal", "enable_gqa")
 
 def fuse_statistics(node: Node) -> Fused | None:
     """updated_statistics of a padded table -> one operator that reads the baseline in place."""
-    if node.target is not ops.updated_statistics or len(node.args) != 7:
+    if node.target is not norms.updated_statistics or len(node.args) != 7:
         return None
     x, old, *rest = node.args
     assert isinstance(x, Node) and isinstance(old, Node)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
@@ -43,10 +43,10 @@ class Oracle(Interpreter):
         mask = self._masks.get(n)
         if mask is None or n.op == "output":
             return new
-        if n.target is ops.group_norm and self._norm == "baseline":
+        if n.target is norms.group_norm and self._norm == "baseline":
             new = self._normalise(n)
         layout: Layout = layout_of(n)
-        if n.target is ops.group_norm:
+        if n.target is norms.group_norm:
             return (blend(layout, mask, new[0], self._baseline[n][0]), *new[1:])
         return blend(layout, mask, new, self._baseline[n])
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-from sparsify.codegen import ops, tables
+from sparsify.codegen import norms, ops, tables
 from sparsify.codegen.geometry import Geometry, Same
 from torch.fx import GraphModule, Node
 
@@ -281,7 +281,7 @@ class Packer(Stages):
                 if self.items > 1:
                     own = self.items_at(sites, layout_of(x).space.size)
                     more = (*(more or (None,)), own)
-                both = self.update(ops.updated_statistics, new, old, *recorded, count, eps, *more)
+                both = self.update(norms.updated_statistics, new, old, *recorded, count, eps, *more)
                 parts = tuple(self.update(operator.getitem, both, index) for index in (0, 1))
             self._memo[key] = parts
         statistics: tuple[Node, Node] = self._memo[key]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms, ops
 from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, GraphModule, Node
 
@@ -20,7 +20,7 @@ from .rules.base import shape_of
 aten = torch.ops.aten
 
 _OF_PICTURES = {
-    *(aten.conv2d, aten.conv_transpose2d, ops.group_norm, aten.im2col, aten.grid_sampler),
+    *(aten.conv2d, aten.conv_transpose2d, norms.group_norm, aten.im2col, aten.grid_sampler),
     *(aten.avg_pool2d, aten.max_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d),
     *(aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa),
     *(aten.grid_sampler, aten.grid_sampler_2d),

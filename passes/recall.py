@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch.fx import Node
 
 from .facts import facts
@@ -41,7 +41,7 @@ class Recall:
         return self._leaves[value]
 
     def _varies(self, value: Node) -> bool:
-        if value.target is ops.group_norm:
+        if value.target is norms.group_norm:
             return False  # several results: the first of them, a node of its own, varies
         if value.target is operator.getitem and self._updated:
             return True
@@ -52,7 +52,7 @@ class Recall:
     def _find(self, value: Node) -> tuple[Node, ...]:
         chain, leaves = self._chain(value)
         behind = [*chain[1:], *leaves]
-        is_normed = any(node.target is ops.group_norm for node in chain)
+        is_normed = any(node.target is norms.group_norm for node in chain)
         if not is_normed and all(len(_readers(node)) == 1 for node in behind):
             return ()  # remembering it costs what remembering its leaves did
         rules = map(find_rule, chain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .codegen import kernels
+from . import codegen
 from .codegen.emit import readable
 from .passes.partition import ThreeGraphs
 
@@ -26,6 +26,6 @@ def as_files(compiled: str, graphs: ThreeGraphs) -> dict[str, str]:
 
 def own_kernels(compiled: str) -> dict[str, str]:
     """By file name, the Triton sources of the operators of ours that ``compiled`` calls."""
-    folder = Path(kernels.__file__).parent
+    folder = Path(codegen.__file__).parent
     called = [name for name in _KERNELS if f"sparsify.{name}." in compiled]
-    return {f"kernel_{name}.py": (folder / f"{name}.py").read_text() for name in called}
+    return {f"kernel_{name}.py": (folder / name / "triton.py").read_text() for name in called}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .attributes import Attributes
-from .codegen.kernels.checksum import Memory
+from .codegen.checksum import Memory
 
 
 class Weights(NamedTuple):

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms, ops
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_map_only
@@ -65,7 +65,7 @@ class Arrangements(Interpreter):
         arrangement = None
         if n is self._picture:
             arrangement = Arrangement.image(tuple(value.shape))
-        elif n.target is ops.group_norm or n.target is operator.getitem:
+        elif n.target is norms.group_norm or n.target is operator.getitem:
             # The result of a norm lies as its operand does; its statistics lie nowhere.
             arrangement = self.found.get(n.all_input_nodes[0]) if n.args[1:2] != (1,) else None
         elif isinstance(value, Tensor) and any(arg in self.found for arg in n.all_input_nodes):

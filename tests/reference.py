@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume
 from hypothesis import strategies as st
-from sparsify.codegen import ops
+from sparsify.codegen import norms, ops
 from sparsify.passes.facts import facts
 from sparsify.passes.recompute import follows
 from torch import Tensor
@@ -160,7 +160,7 @@ class Contract(Interpreter):
         if n not in self._active or n.op == "output":
             return new
         inside, old = self._active[n], self._baseline[n]
-        if n.target is not ops.group_norm:
+        if n.target is not norms.group_norm:
             return torch.where(inside, new, old)
         if self._norm == "baseline":
             return (torch.where(inside, self._normed_as_before(n), old[0]), *old[1:])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen import ops, products
+from sparsify.codegen import opaque, products
 from torch import nn
 
 from benchmarks.floors import Rates, weight_bytes
@@ -139,7 +139,7 @@ def test_work_of_another_edit_is_its_own() -> None:
     """Queries at 5 sites, then at 7, of the same graph."""
     graph = torch.fx.Graph()
     query, key, value = map(graph.placeholder, ("query", "key", "value"))
-    graph.output(graph.call_function(ops.attention, (query, key, value)))
+    graph.output(graph.call_function(opaque.attention, (query, key, value)))
     module = torch.fx.GraphModule(nn.Module(), graph)
     for sites in (5, 7):
         inputs = torch.randn(2, sites, 4), torch.randn(2, 9, 4), torch.randn(2, 9, 4)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsify.codegen.kernels import checksum
-from sparsify.codegen.kernels.checksum import Memory
+from sparsify.codegen import checksum
+from sparsify.codegen.checksum import Memory
 from torch import Tensor
 
 from sparsify.state import Fingerprint

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.utils._pytree import tree_leaves
@@ -61,7 +61,7 @@ def toy() -> Case:
     ramp = graph.call_function(torch.arange, (24.0,), {"device": torch.device("cpu")})
     taken = graph.call_function(torch.index_select, (rows, 1, sites))
     packed = graph.call_method("transpose", (graph.call_function(F.linear, (taken, weight)), 1, 2))
-    normed = graph.call_function(ops.group_affine, (packed, mean, rstd, bias, ramp))
+    normed = graph.call_function(norms.group_affine, (packed, mean, rstd, bias, ramp))
     active = graph.call_method("transpose", (graph.call_function(F.silu, (normed,)), 1, 2))
     graph.output((graph.call_method("index_copy", (base, 1, sites, active)), active, rows))
 

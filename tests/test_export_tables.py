@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from sparsify.codegen import geometry as g
+from sparsify.codegen import kernel_map
 from sparsify.codegen import tables as t
 from sparsify.codegen.export import onnx
 from sparsify.codegen.export.programs import program, pure
-from sparsify.codegen.kernels import kernel_map
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 

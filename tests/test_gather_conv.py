@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsify.codegen import tables
-from sparsify.codegen.gather_conv import ACTIVATIONS, activated, gather_conv, reference
+from sparsify.codegen.gather_conv import gather_conv
+from sparsify.codegen.gather_conv.reference import ACTIVATIONS, activated, reference
 from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
 from sparsify.codegen.products import conv_weight
 from torch import Tensor
@@ -20,8 +21,8 @@ from torch._subclasses import FakeTensorMode
 
 triton = pytest.importorskip("triton")
 
-from sparsify.codegen.kernels import gather_conv as kernels  # noqa: E402
-from sparsify.codegen.kernels.device import SHARED_BYTES  # noqa: E402
+from sparsify.codegen.gather_conv import triton as kernels  # noqa: E402
+from sparsify.codegen.operators.device import SHARED_BYTES  # noqa: E402
 
 from tests.gpu_free.cubins import compile_cubin  # noqa: E402
 from tests.gpu_free.interpreted import (  # noqa: E402

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from sparsify.codegen import products
-from sparsify.codegen.kernels import gather_matmul
+from sparsify.codegen.gather_matmul import cpp
+from sparsify.codegen.gather_matmul.reference import reference
 from torch import Tensor
 
 SEEDS = st.integers(0, 99)
@@ -37,10 +38,10 @@ def test_kernel(
     rows, weight = drawn(batch, 50, channels), drawn(taps * channels, width)
     kernel_map = torch.randint(50, (sites, taps), generator=random)
     shift = drawn(width) if bias else None
-    order = gather_matmul.panels(weight)
+    order = cpp.panels(weight)
     assert order is not None and order.shape == (weight.numel(),)
-    got = gather_matmul.launch(rows, kernel_map, order, shift)
-    want = products.gather_matmul_reference(rows, kernel_map, weight[None], shift)
+    got = cpp.launch(rows, kernel_map, order, shift)
+    want = reference(rows, kernel_map, weight[None], shift)
     torch.testing.assert_close(got, want, **within(taps * channels))
 
 
@@ -61,20 +62,20 @@ def test_linear(shape: list[int], width: int, depth: int, seed: int) -> None:
 @pytest.mark.parametrize(("sites", "width"), [(1, 16), (7, 80), (241, 64), (900, 320)])
 def test_any_number_of_threads_gives_the_same_bits(threads: int, sites: int, width: int) -> None:
     rows, weight = torch.randn(1, 90, 24), torch.randn(9 * 24, width)
-    kernel_map, order = torch.randint(90, (sites, 9)), gather_matmul.panels(weight)
+    kernel_map, order = torch.randint(90, (sites, 9)), cpp.panels(weight)
     assert order is not None
     before = torch.get_num_threads()
-    want = gather_matmul.launch(rows, kernel_map, order, None)
+    want = cpp.launch(rows, kernel_map, order, None)
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(gather_matmul.launch(rows, kernel_map, order, None), want)
+        assert torch.equal(cpp.launch(rows, kernel_map, order, None), want)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("operator", ["gather_matmul", "linear", "plain linear"])
 def test_operator_is_well_declared(operator: str) -> None:
-    order = gather_matmul.panels(torch.randn(9 * 4, 32))
+    order = cpp.panels(torch.randn(9 * 4, 32))
     assert order is not None
     args = {
         "gather_matmul": (torch.randn(2, 10, 4), torch.randint(10, (5, 9)), order, None),

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sparsify.codegen import ops, products, tables
+from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.geometry import (
     OUTSIDE,
     Bilinear,
@@ -130,7 +131,7 @@ def test_the_cpu_product_equals_its_reference(
     )
     rows = torch.cat([case.packed, case.halo, torch.zeros(2, 4, 1).double()], 2).transpose(1, 2)
     got = torch.ops.sparsify.gather_matmul(rows, case.kernel_map, matrix, None)
-    want = products.gather_matmul_reference(rows, case.kernel_map, matrix, None)
+    want = reference(rows, case.kernel_map, matrix, None)
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
 

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsify.codegen import tables
-from sparsify.codegen.group_statistics import group_statistics, reference
+from sparsify.codegen.group_statistics import group_statistics
+from sparsify.codegen.group_statistics.reference import reference
 from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
-from sparsify.codegen.kernels import group_statistics as kernels  # noqa: E402
-from sparsify.codegen.kernels.device import SHARED_BYTES  # noqa: E402
+from sparsify.codegen.group_statistics import triton as kernels  # noqa: E402
+from sparsify.codegen.operators.device import SHARED_BYTES  # noqa: E402
 
 from tests.gpu_free.cubins import compile_cubin  # noqa: E402
 from tests.gpu_free.interpreted import (  # noqa: E402

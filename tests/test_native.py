@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparsify.codegen import products, tables
+from sparsify.codegen import kernel_map, products, tables
+from sparsify.codegen.gather_matmul import cpp
 from sparsify.codegen.geometry import Window
-from sparsify.codegen.kernels import gather_matmul, kernel_map, native
+from sparsify.codegen.operators import native
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +19,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
     window = Window((5, 7), (5, 7), (3, 3), padding=(1, 1))
     want = tables.kernel_map(window, torch.tensor([3, 8]), None)
-    caches = (native.library, gather_matmul._library, kernel_map._library)
+    caches = (native.library, cpp._library, kernel_map._library)
     for cached in caches:
         cached.cache_clear()
     monkeypatch.setattr(CppCodeCache, "load", fails)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen import tables
+from sparsify.codegen import kernel_map, tables
 from sparsify.codegen.errors import OperandError
+from sparsify.codegen.gather_matmul import cpp
 from sparsify.codegen.geometry import Window
-from sparsify.codegen.kernels import gather_matmul, kernel_map
 from torch import Tensor
 
 from tests import test_gather_conv as conv
@@ -18,7 +18,7 @@ from tests import test_overlay_attention as attention
 from tests.test_group_statistics import arguments as of_statistics
 
 needs_compiler = pytest.mark.skipif(
-    gather_matmul.panels(torch.ones(1, 16)) is None, reason="there is no C++ compiler"
+    cpp.panels(torch.ones(1, 16)) is None, reason="there is no C++ compiler"
 )
 
 DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -37,7 +37,7 @@ def refuses(launch: Callable[..., Any], operands: dict[str, Any], name: str, dam
 
 
 def of_gather_matmul() -> dict[str, Any]:
-    weight = gather_matmul.panels(torch.randn(4 * 5, 32))
+    weight = cpp.panels(torch.randn(4 * 5, 32))
     assert weight is not None
     index = torch.randint(7, (3, 4))
     return {"rows": torch.randn(2, 7, 5), "map": index, "weight": weight, "bias": torch.randn(32)}
@@ -47,7 +47,7 @@ def of_gather_matmul() -> dict[str, Any]:
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["rows", "map", "weight", "bias"])
 def test_gather_matmul(name: str, damage: str) -> None:
-    refuses(gather_matmul.launch, of_gather_matmul(), name, damage)
+    refuses(cpp.launch, of_gather_matmul(), name, damage)
 
 
 @needs_compiler
@@ -65,9 +65,9 @@ def test_rows_of_another_dtype_than_the_panels(dtype: torch.dtype) -> None:
 @needs_compiler
 def test_strides_do_not_matter() -> None:
     operands = of_gather_matmul()
-    wanted = gather_matmul.launch(*operands.values())
+    wanted = cpp.launch(*operands.values())
     strided = {name: torch.stack([x, x], -1)[..., 0] for name, x in operands.items()}
-    assert torch.equal(gather_matmul.launch(*strided.values()), wanted)
+    assert torch.equal(cpp.launch(*strided.values()), wanted)
 
 
 @needs_compiler
@@ -76,7 +76,7 @@ def test_a_map_that_points_outside_of_the_rows(beyond: int) -> None:
     operands = of_gather_matmul()
     operands["map"][1, 2] = beyond
     with pytest.raises(OperandError, match="outside of the 7 rows"):
-        gather_matmul.launch(*operands.values())
+        cpp.launch(*operands.values())
 
 
 WINDOW = Window((4, 5), (4, 5), (3, 3), padding=(1, 1))
@@ -105,7 +105,9 @@ def test_kernel_map(damage: str) -> None:
 
 def launches() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Those in Triton, which check before they start: here there is nothing to start them on."""
-    from sparsify.codegen.kernels import gather_conv, group_statistics, overlay_attention
+    from sparsify.codegen.gather_conv import triton as gather_conv
+    from sparsify.codegen.group_statistics import triton as group_statistics
+    from sparsify.codegen.overlay_attention import triton as overlay_attention
 
     names = "x halo halo_sites kernel_map weight bias shift activation slope scale residual"
     of_conv = dict(zip(names.split(), conv.arguments(conv.Case()), strict=True))

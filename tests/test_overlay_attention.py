@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sparsify.codegen.overlay_attention import key_bias, overlay_attention, reference
+from sparsify.codegen.overlay_attention import key_bias, overlay_attention
+from sparsify.codegen.overlay_attention.reference import reference
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 triton = pytest.importorskip("triton")
 
-from sparsify.codegen.kernels import overlay_attention as kernels  # noqa: E402
-from sparsify.codegen.kernels.device import SHARED_BYTES  # noqa: E402
+from sparsify.codegen.operators.device import SHARED_BYTES  # noqa: E402
+from sparsify.codegen.overlay_attention import triton as kernels  # noqa: E402
 
 from tests.gpu_free.cubins import compile_cubin  # noqa: E402
 from tests.gpu_free.interpreted import (  # noqa: E402

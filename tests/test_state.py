@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
-from sparsify.codegen.kernels import checksum
-from sparsify.codegen.kernels.checksum import Memory
+from sparsify.codegen import checksum
+from sparsify.codegen.checksum import Memory
 from torch import Tensor, nn
 
 from sparsify import BaselineError, CaptureError, SparseModule, sparsify

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,7 +46,7 @@ def test_half_precision_sums_in_single_precision(dtype: torch.dtype, share: floa
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_statistics_are_single_precision_at_least(dtype: torch.dtype) -> None:
-    _, mean, rstd = ops.group_norm(torch.ones(1, 4, 3, 3, dtype=dtype), None, None, 2, 1e-5)
+    _, mean, rstd = norms.group_norm(torch.ones(1, 4, 3, 3, dtype=dtype), None, None, 2, 1e-5)
     assert mean.dtype == rstd.dtype == torch.promote_types(dtype, torch.float32)
 
 
@@ -77,7 +77,7 @@ def test_large_maps_are_normed_in_parts() -> None:
     )
     for order in (torch.contiguous_format, torch.channels_last):
         with torch.no_grad():
-            got = ops.group_norm(x.contiguous(memory_format=order), weight, bias, 2, 0.1)
+            got = norms.group_norm(x.contiguous(memory_format=order), weight, bias, 2, 0.1)
         assert got[0].is_contiguous(memory_format=order)
         for ours, theirs in zip(got, want, strict=True):
             torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)

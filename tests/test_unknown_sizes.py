@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sparsify.codegen import ops, products
+from sparsify.codegen import norms, opaque, ops
 from sparsify.codegen.overlay_attention import key_bias
 from torch import Tensor
 from torch._dynamo.decorators import mark_unbacked
@@ -19,7 +19,7 @@ MASK = torch.zeros(1, 1, 1, 5).index_fill(3, torch.tensor([2]), -10.0)
 
 def attention(rows: Tensor, sites: Tensor) -> Tensor:
     query = rows.unflatten(2, (2, 4)).transpose(1, 2)
-    return ops.attention(query, KEYS[..., :4], KEYS[..., 4:], MASK)
+    return opaque.attention(query, KEYS[..., :4], KEYS[..., 4:], MASK)
 
 
 def attention_on_cuda(rows: Tensor, sites: Tensor) -> Tensor:
@@ -34,14 +34,14 @@ def through(rows: Tensor, sites: Tensor) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "rms_norm": lambda rows, sites: ops.rms_norm(rows, [8], WEIGHT, 1e-6),
+    "rms_norm": lambda rows, sites: norms.rms_norm(rows, [8], WEIGHT, 1e-6),
     "attention": attention,
     "attention_on_cuda": attention_on_cuda,
-    "cdist": lambda rows, sites: products.cdist(rows, KEYS[0], 2.0, None),
+    "cdist": lambda rows, sites: opaque.cdist(rows, KEYS[0], 2.0, None),
     "repeated": lambda rows, sites: ops.repeated(sites),
     "key_bias": lambda rows, sites: key_bias(sites, 20),
     "through": through,
-    "matmul": lambda rows, sites: products.matmul(rows, KEYS[0, 0].mT),
+    "matmul": lambda rows, sites: opaque.matmul(rows, KEYS[0, 0].mT),
 }
 
 
@@ -67,7 +67,7 @@ def test_rms_norm_is_that_of_torch(
     x = torch.randn(3, 4, 8).to(dtype) * 1e-3
     weight = None if weight is None else weight.to(dtype)
     torch.testing.assert_close(
-        ops.rms_norm(x, [8], weight, eps), torch.nn.functional.rms_norm(x, [8], weight, eps)
+        norms.rms_norm(x, [8], weight, eps), torch.nn.functional.rms_norm(x, [8], weight, eps)
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .. import ops, products
+from .. import opaque
 from ..errors import ExportError, FolderError
 from .programs import Pure, quiet, reason
 from .pt2 import Run
@@ -34,10 +34,10 @@ def _attention(
 ) -> Tensor:
     """Attention of four axes; ONNX has it for no others."""
     if query.dim() != 3:
-        return ops.attention(query, key, value, attn_mask, *args, **kw)
+        return opaque.attention(query, key, value, attn_mask, *args, **kw)
     mask = None if attn_mask is None else attn_mask.unsqueeze(0)
     one = (tensor.unsqueeze(0) for tensor in (query, key, value))
-    return ops.attention(*one, mask, *args, **kw).squeeze(0)
+    return opaque.attention(*one, mask, *args, **kw).squeeze(0)
 
 
 def _cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
@@ -55,9 +55,9 @@ def _cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
 # What an exporter to ONNX does not know, or not in all forms, in terms of what it knows.
 _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
-    ops.attention: _attention,
+    opaque.attention: _attention,
     torch.ops.aten.cdist.default: _cdist,
-    products.cdist: _cdist,
+    opaque.cdist: _cdist,
 }
 
 

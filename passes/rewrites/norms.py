@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch.fx import Node
 
 from ..rules.base import argument, shape_of, source
@@ -34,7 +34,7 @@ def string_padding(node: Node) -> Node | None:
 
 
 def group_statistics(node: Node) -> Node | None:
-    """group_norm -> ops.group_norm, which also returns mean and rstd."""
+    """group_norm -> norms.group_norm, which also returns mean and rstd."""
     if node.target is not aten.group_norm.default:
         return None
     names = ("num_groups", "weight", "bias", "eps")
@@ -42,7 +42,7 @@ def group_statistics(node: Node) -> Node | None:
 
 
 def instance_norm(node: Node) -> Node | None:
-    """instance_norm -> ops.group_norm with one channel a group."""
+    """instance_norm -> norms.group_norm with one channel a group."""
     if node.target is not aten.instance_norm.default or not argument(node, "use_input_stats"):
         return None
     names = ("weight", "bias", "eps")
@@ -50,7 +50,7 @@ def instance_norm(node: Node) -> Node | None:
 
 
 def _group_norm(node: Node, groups: int, weight: Any, bias: Any, eps: float) -> Node:
-    norm = call(node, ops.group_norm, source(node), weight, bias, groups, eps)
+    norm = call(node, norms.group_norm, source(node), weight, bias, groups, eps)
     return call(node, operator.getitem, norm, 0)
 
 

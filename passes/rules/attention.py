@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsify.codegen import by_item, ops, products
+from sparsify.codegen import by_item, opaque
 from torch.fx import Node
 
 from ..items import differs
@@ -79,7 +79,7 @@ class Attention(Rule):
         kwargs = dict(node.kwargs)
         if "attn_mask" in kwargs:
             kwargs["attn_mask"] = self._mask(node, place)
-        return place.call(ops.attention, place.packed(query), *full, *rest, **kwargs)
+        return place.call(opaque.attention, place.packed(query), *full, *rest, **kwargs)
 
     def _by_item(self, node: Node, place: Place) -> Node:
         """Queries of each item over its own keys."""
@@ -171,16 +171,16 @@ class MatMul(Rule):
         first, second = source(node), source(node, 1)
         if _batched(layout_of(node)):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
-            return place.call(products.matmul, *factors)
+            return place.call(opaque.matmul, *factors)
         if self._on_columns(node):
             if differs_by_item(layout_of(second), first):
                 operands = (place.by_item(first, layout_of(second)), place.packed(second))
                 return place.call(by_item.matmul, *operands, *place.lanes(node), True)
-            return place.call(products.matmul, place.materialise(first), place.packed(second))
+            return place.call(opaque.matmul, place.materialise(first), place.packed(second))
         if differs_by_item(layout_of(first), second):
             operands = (place.packed(first), place.by_item(second, layout_of(first)))
             return place.call(by_item.matmul, *operands, *place.lanes(node), False)
-        return place.call(products.matmul, place.packed(first), place.materialise(second))
+        return place.call(opaque.matmul, place.packed(first), place.materialise(second))
 
     def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:
         rows, columns = shape_of(factor)[-2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sparsify.codegen import products
+from sparsify.codegen import opaque
 from torch.fx import Node
 
 from ..items import differs
@@ -47,7 +47,7 @@ class Distances(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         rows, codes = place.packed(source(node)), place.plain(source(node, 1))
         options = (argument(node, "p", 2.0), argument(node, "compute_mode"))
-        return place.call(products.cdist, rows, codes, *options)
+        return place.call(opaque.cdist, rows, codes, *options)
 
 
 @register(aten.argmin, aten.argmax)

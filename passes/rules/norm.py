@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched
@@ -39,13 +39,13 @@ class ChannelNorm(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         x, shape, *rest = node.args
         assert isinstance(x, Node)
-        target = ops.rms_norm if node.target is aten.rms_norm.default else node.target
+        target = norms.rms_norm if node.target is aten.rms_norm.default else node.target
         return place.call(target, place.packed(x), shape, *map(place.plain, rest))
 
 
-@register(ops.group_norm)
+@register(norms.group_norm)
 class GroupNorm(Rule):
-    """Group norm of [N, C, *]: ``ops.group_norm`` returns (result, mean, rstd)."""
+    """Group norm of [N, C, *]: ``norms.group_norm`` returns (result, mean, rstd)."""
 
     cheap = True
 
@@ -66,4 +66,4 @@ class GroupNorm(Rule):
         mean, rstd = place.statistics(node, x)
         weight, bias = map(place.plain, node.args[1:3])
         items = (place.item_of_site(layout_of(node)),) if place.items > 1 else ()
-        return place.call(ops.group_affine, place.packed(x), mean, rstd, weight, bias, *items)
+        return place.call(norms.group_affine, place.packed(x), mean, rstd, weight, bias, *items)

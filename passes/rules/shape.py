@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from sparsify.codegen import ops
+from sparsify.codegen import norms, ops
 from sparsify.codegen.geometry import Window
 from torch.fx import Node
 
@@ -297,7 +297,7 @@ class GetItem(Rule):
 
     def layout(self, node: Node) -> Layout:
         layout = layout_of(source(node))
-        if source(node).target is not ops.group_norm:
+        if source(node).target is not norms.group_norm:
             raise Unmatched("an operator with several results")
         if node.args[1] != 0:
             raise Unmatched("uses the statistics of a norm")

@@ -54,7 +54,7 @@ def on_cpu(tree: Any) -> Any:
 @pytest.mark.parametrize("case", CONVS)
 @pytest.mark.parametrize("splits", [None, 1, 4])
 def test_small_gather_conv(case: conv.Case, dtype: torch.dtype, splits: int | None) -> None:
-    from sparsify.codegen.kernels.gather_conv import launch
+    from sparsify.codegen.gather_conv.triton import launch
 
     case = replace(case, dtype=dtype)
     args = conv.arguments(case)

@@ -1,8 +1,7 @@
 """Group statistics corrected by what changed, as one operator.
 
 ``sparsify::group_statistics`` reads the current values of active sites and, in place, the
-baseline's; on CUDA it is a Triton kernel (:mod:`.kernels.group_statistics`), elsewhere
-:func:`.ops.updated_statistics`.
+baseline's; on CUDA it is a Triton kernel (:mod:`.triton`), elsewhere the reference.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operators import KERNEL_DTYPES, declare
-from .ops import updated_statistics
+from ..operators import KERNEL_DTYPES, declare
+from .reference import reference
 
 
 def group_statistics(
@@ -24,7 +23,7 @@ def group_statistics(
     eps: float,
     sites: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`.ops.updated_statistics` of packed x [N, C, S] over a padded table ``sites`` [S].
+    """:func:`..norms.updated_statistics` of packed x [N, C, S] over a padded table ``sites`` [S].
 
     old is packed [N, C, S] or, with ``in_place``, the recorded rows [N, L, C] of all sites.
     """
@@ -34,25 +33,10 @@ def group_statistics(
     return updated
 
 
-def reference(
-    x: Tensor,
-    old: Tensor,
-    in_place: bool,
-    mean: Tensor,
-    rstd: Tensor,
-    size: int,
-    eps: float,
-    sites: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """:func:`group_statistics` in plain torch, on rows: x [N, S, C], old [N, S or L, C]."""
-    taken = old.index_select(1, sites) if in_place else old
-    return updated_statistics(x.mT, taken.mT, mean, rstd, size, eps, sites)
-
-
 def _on_cuda(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     if x.dtype not in KERNEL_DTYPES:
         return reference(x, *rest)  # type: ignore[arg-type]
-    from .kernels.group_statistics import launch
+    from .triton import launch
 
     return launch(x, *rest)  # type: ignore[arg-type]
 

@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..operators import KERNEL_DTYPES
-from .device import SHARED_BYTES, in_rows, precision_of, processors
-from .operands import require
+from ..operators.device import SHARED_BYTES, in_rows, precision_of, processors
+from ..operators.operands import require
 
 # Counts of sites: specialising on them would compile again for other masks.
 _sized = triton.jit(do_not_specialize=["rows", "s_out", "s_in", "s_halo"])

@@ -1,23 +1,16 @@
 """Convolution on active sites with what follows it, as one operator.
 
 ``sparsify::gather_conv`` reads active sites from the packed input and the others from the
-baseline, in place; on CUDA it is a Triton kernel (:mod:`.kernels.gather_conv`), elsewhere the
-reference below.
+baseline, in place; on CUDA it is a Triton kernel (:mod:`.triton`), elsewhere the reference.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import KERNEL_DTYPES, declare
-from .ops import overlay_halo
-
-Activation = Literal["none", "relu", "leaky_relu", "silu"]
-ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+from ..operators import KERNEL_DTYPES, declare
+from .reference import reference
 
 
 def gather_conv(
@@ -49,42 +42,10 @@ def gather_conv(
     return out
 
 
-def reference(
-    x: Tensor,
-    halo: Tensor | None,
-    halo_sites: Tensor | None,
-    kernel_map: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    slope: float,
-    scale: float,
-    residual: Tensor | None,
-) -> Tensor:
-    """:func:`gather_conv` in plain torch, on rows: x [N, S, C], halo [N, ..., C], shift
-    [N, C_out], residual [N, S_out, C_out] -> [N, S_out, C_out]."""
-    if halo is not None and halo_sites is not None:
-        halo = halo.index_select(1, halo_sites)
-    rows = overlay_halo(x.mT, None if halo is None else halo.mT, 0.0)
-    y: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias)
-    y = activated(y if shift is None else y + shift.unsqueeze(1), activation, slope) * scale
-    return y if residual is None else y + residual
-
-
-def activated(x: Tensor, activation: str, slope: float) -> Tensor:
-    """One of :data:`ACTIVATIONS`; ``slope`` is that of leaky_relu below zero."""
-    if activation == "relu":
-        return F.relu(x)
-    if activation == "leaky_relu":
-        return F.leaky_relu(x, slope)
-    return F.silu(x) if activation == "silu" else x
-
-
 def _on_cuda(x: Tensor, *args: object) -> Tensor:
     if x.dtype not in KERNEL_DTYPES:
         return reference(x, *args)  # type: ignore[arg-type]
-    from .kernels.gather_conv import launch
+    from .triton import launch
 
     return launch(x, *args)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Kernels in C++, for CPUs: each is a ``.cpp`` file beside its module.
+"""Kernels in C++, for CPUs: each is a ``.cpp`` file in its operator's folder.
 
 They are compiled at their first use, by the compiler that inductor takes, and kept in inductor's
 cache.
@@ -14,17 +14,16 @@ from subprocess import SubprocessError
 
 
 @cache
-def library(name: str) -> ctypes.CDLL | None:
-    """The compiled ``name.cpp``; None, with a warning, where there is no compiler."""
+def library(source: Path) -> ctypes.CDLL | None:
+    """The compiled ``source``, a .cpp file; None, with a warning, where there is no compiler."""
     from torch._inductor.codecache import CppCodeCache
 
-    source = Path(__file__).with_name(f"{name}.cpp").read_text(encoding="utf-8")
     try:
-        return CppCodeCache.load(source)  # type: ignore[no-any-return]
+        return CppCodeCache.load(source.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except (SubprocessError, RuntimeError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         warnings.warn(
-            f"the CPU kernel {name} cannot be compiled, what it does is slower: {reason}",
+            f"the CPU kernel {source.stem} cannot be compiled, what it does is slower: {reason}",
             stacklevel=2,
         )
         return None

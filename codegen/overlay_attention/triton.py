@@ -21,8 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..operators import KERNEL_DTYPES
-from .device import in_rows, precision_of, processors
-from .operands import require
+from ..operators.device import in_rows, precision_of, processors
+from ..operators.operands import require
 
 
 @triton.jit

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import native
+from ..operators import native
 
 _BLOCK = 2048  # words
 _NORMED = (torch.float32, torch.float16, torch.bfloat16)
@@ -25,7 +26,7 @@ _GOLDEN = -7046029254386353131  # its multiples are spread over all bits
 
 @cache
 def _library() -> Any:
-    library: Any = native.library("checksum")
+    library: Any = native.library(Path(__file__).with_name("checksum.cpp"))
     if library is not None:
         library.checksum.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3
         library.checksum.restype = ctypes.c_uint64

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import OperandError
-from . import native
-from .operands import require
+from ..operators import native
+from ..operators.operands import require
 
 _HERE, _FLOATS, _NUMBERS = torch.device("cpu"), (torch.float32,), (torch.int64,)
 _COLUMNS = 16  # a width that every number of lanes divides
@@ -22,7 +23,7 @@ _COLUMNS = 16  # a width that every number of lanes divides
 
 @cache
 def _library() -> Any:
-    library: Any = native.library("gather_matmul")
+    library: Any = native.library(Path(__file__).with_name("gather_matmul.cpp"))
     if library is not None:
         library.panel_width.restype = ctypes.c_int64
         library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7

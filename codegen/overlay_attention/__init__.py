@@ -1,18 +1,18 @@
 """Attention of packed queries over overlaid keys and values, as one operator.
 
 ``sparsify::overlay_attention`` reads the keys of active sites from the packed tensors and the
-others from the baseline, in place; on CUDA it is a Triton kernel
-(:mod:`.kernels.overlay_attention`), elsewhere the reference below.
+others from the baseline, in place; on CUDA it is a Triton kernel (:mod:`.triton`), elsewhere the
+reference.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import KERNEL_DTYPES, declare
-from .ops import repeated
+from ..operators import KERNEL_DTYPES, declare
+from ..ops import repeated
+from .reference import reference
 
 _LARGEST_HEAD = 256
 
@@ -49,26 +49,10 @@ def overlay_attention(
     return out
 
 
-def reference(
-    query: Tensor,
-    base_key: Tensor,
-    base_value: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    scale: float,
-) -> Tensor:
-    """:func:`overlay_attention` in plain torch: softmax does not care about the order of keys."""
-    keys, values = torch.cat([base_key, key], 2), torch.cat([base_value, value], 2)
-    mask = bias.to(query.dtype).expand(1, 1, query.shape[2], -1)
-    out = F.scaled_dot_product_attention(query, keys, values, mask, scale=scale)
-    return out.transpose(1, 2).contiguous().transpose(1, 2)
-
-
 def _on_cuda(query: Tensor, base_key: Tensor, base_value: Tensor, *rest: object) -> Tensor:
     if query.dtype not in KERNEL_DTYPES or max(query.shape[3], base_value.shape[3]) > _LARGEST_HEAD:
         return reference(query, base_key, base_value, *rest)  # type: ignore[arg-type]
-    from .kernels.overlay_attention import launch
+    from .triton import launch
 
     return launch(query, base_key, base_value, *rest)  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import OperandError
 from ..operators import KERNEL_DTYPES
-from .operands import require
+from ..operators.operands import require
 
 _BLOCK_ELEMENTS = 4096
 

@@ -1,4 +1,4 @@
-"""How operators of ours are declared to torch."""
+"""How custom operators are declared to torch; beside this, what their kernels share."""
 
 from __future__ import annotations
 

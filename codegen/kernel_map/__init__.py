@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from ..errors import OperandError
 from ..geometry import Geometry, axes
-from . import native
-from .operands import require
+from ..operators import native
+from ..operators.operands import require
 
 _HERE = torch.device("cpu")
 # A few numbers a row and a column. Typed: named tuples of two types can be equal.
@@ -22,7 +23,7 @@ _axes = lru_cache(maxsize=1024, typed=True)(axes)
 
 @cache
 def _library() -> Any:
-    library: Any = native.library("kernel_map")
+    library: Any = native.library(Path(__file__).with_name("kernel_map.cpp"))
     if library is not None:
         library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 8
         library.read_sites.restype = ctypes.c_int64
