@@ -40,6 +40,11 @@ class Cut:
         """Sizes of the axes that are no part of the picture."""
         return [*self.whole[: self.rows], *self.whole[self.rows + 2 :]]
 
+    def items(self, layout: Layout) -> int:
+        """How many items of a batch the first of these begins with."""
+        items = leading(layout)
+        return items if self.rows and self.axis and self.whole[0] % items == 0 else 1
+
 
 def patches(node: Node) -> Node | None:
     """Reshape [..., H, W, ...] -> [..., h, p, w, q, ...], or the way back, of a grid."""
@@ -55,10 +60,10 @@ def patches(node: Node) -> Node | None:
     if columns not in (rows + 1, rows + 2):
         return None
     if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
-        return _to_patches(node, cut, leading(layout))
+        return _to_patches(node, cut, cut.items(layout))
     whole = _joined(sizes, rows, columns, shape_of(node))
     cut = _cut(whole[0], whole[1], sizes) if whole else None
-    return _from_patches(node, cut, leading(layout)) if cut else None
+    return _from_patches(node, cut, cut.items(layout)) if cut else None
 
 
 def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:
