@@ -69,12 +69,15 @@ def _attention_spread(
     enable_gqa: bool,
 ) -> Tensor:
     """By stock operators, each item with as many queries as the one that has most."""
+    items = rows.shape[1]
+    operands = [spread(query, rows, -2), key, value]
     if mask is not None:
         mask = mask.view(*[1] * (query.dim() - mask.dim()), *mask.shape)
-        mask = mask if mask.shape[-2] == 1 else spread(mask, rows, -2)
-    out = F.scaled_dot_product_attention(
-        spread(query, rows, -2), key, value, mask, scale=scale, enable_gqa=enable_gqa
-    )
+        operands.append(mask.unsqueeze(0) if mask.shape[-2] == 1 else spread(mask, rows, -2))
+    if query.dim() == 4:  # ONNX has none with more axes
+        operands = [x.expand(items, *x.shape[1:]).flatten(0, 1) for x in operands]
+    out = F.scaled_dot_product_attention(*operands, scale=scale, enable_gqa=enable_gqa)
+    out = out.unflatten(0, (items, -1)) if query.dim() == 4 else out
     return collect(out, places, -2)
 
 

@@ -180,12 +180,12 @@ def lanes(
     is_own = item.unsqueeze(1) == torch.arange(items, device=sites.device)
     rank = (is_own.to(torch.int64).cumsum(0) - 1).gather(1, item.unsqueeze(1))[:, 0]
     places = rank * items + item
-    rows = torch.arange(len(item), device=sites.device)
-    every = torch.full((len(item) * items,), -1, device=sites.device).index_put((places,), rows)
+    rows = torch.arange(item.shape[0], device=sites.device)
+    every = torch.full((item.shape[0] * items,), -1, device=sites.device).index_put((places,), rows)
     used = torch.zeros_like(rows).index_put((rank,), torch.ones_like(rank)).nonzero()[:, 0]
     table = every.view(-1, items).index_select(0, used)
     if padded:
-        table = F.pad(table, (0, 0, 0, capacity(len(used)) - len(used)), value=-1)
+        table = F.pad(table, (0, 0, 0, capacity(used.shape[0]) - used.shape[0]), value=-1)
     return table, places
 
 

@@ -76,7 +76,7 @@ class Stages:
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
     ) -> Node:
         if self.items > 1:
-            inside = self.sites_within(sites, prod(geometry.out_grid))
+            inside = self.plan(tables.sites_within, sites, prod(geometry.out_grid), self.items)
             return self.sized(self.plan(function, geometry, inside, *args), sites)
         return self.sized(self.plan(function, geometry, sites, *args), sites)
 
@@ -93,7 +93,7 @@ class Stages:
     def _by_site(self, function: Callable[..., Any], sites: Node | None, count: int) -> Node:
         if sites is not None and facts(sites).stage == "update":
             return self._shared("update", function, sites, count, self.items)
-        return self.plan(function, sites, count, self.items)
+        return self.sized(self.plan(function, sites, count, self.items), sites)
 
     def lanes(self, mask: Node, layout: Layout) -> tuple[Node, Node]:
         """The packed rows of each item, side by side, and where in these a row stands."""
