@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen.errors import BaselineError, ConfigError
-from sparsify.passes.base import Pass
+from sparsify.codegen.errors import BaselineError
 from torch import nn
 
 from sparsify import sparsify
@@ -49,12 +48,3 @@ def test_updates_follow_a_pass(names: dict[str, Any]) -> None:
     without = sparsify(model, policy="exact", backend="eager")
     with pytest.raises(BaselineError, match="another configuration"):
         without.update(baseline, edited, mask=corner())
-
-
-def test_a_pass_that_comes_too_early_is_refused(names: dict[str, Any]) -> None:
-    class Late(Pass):
-        requires = ("a miracle",)
-
-    sparse = sparsify(names["model"], passes=(Late(),), backend="eager")
-    with pytest.raises(ConfigError, match="Late requires a miracle, which no pass ensures"):
-        sparse.record(names["picture"])
