@@ -25,6 +25,7 @@ from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
 from .codegen.export.programs import Pure, program, pure
 from .folder import (
+    COMMITTED,
     FORMATS,
     WEIGHTS,
     FolderSignature,
@@ -151,12 +152,14 @@ class _Exporter:
         if self._format == "onnx":
             # onnxruntime computes constants when a session is made; elsewhere it is done once.
             del parts["constants"]
-            parts = {name: _with_constants(part, constants) for name, part in parts.items()}
+            joint = self._sparse.graphs.joint
+            parts = {n: _with_constants(part, constants, joint) for n, part in parts.items()}
         return [self._pure(name, part) for name, part in parts.items() if part.outputs]
 
     def _pure(self, name: str, part: NamedGraph) -> Pure:
         inputs = [self._renamed.get(given, given) for given in part.inputs]
-        return pure(name, part.module, inputs, part.outputs, self._weights)
+        outputs = [_committed(made) for made in part.outputs] if name == "commit" else part.outputs
+        return pure(name, part.module, inputs, outputs, self._weights)
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
@@ -201,8 +204,13 @@ class _Exporter:
         return Value(shape, dtype_name(tensor.dtype))
 
 
-def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
-    """``part``, which makes constants itself."""
+def _committed(name: str) -> str:
+    """Of a result of a commit, which may be what it was given: no graph has one name twice."""
+    return name.replace("baseline.", COMMITTED)
+
+
+def _with_constants(part: NamedGraph, constants: NamedGraph, joint: GraphModule) -> NamedGraph:
+    """``part``, which makes constants itself, of the weights of ``joint``."""
     graph, copies = Graph(), dict[Node, Node]()
     made: Any = graph.graph_copy(constants.graph, {})
     by_attribute = dict(zip(map(attribute, constants.outputs), made, strict=True))
@@ -212,7 +220,7 @@ def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    return replace(part, module=GraphModule(part.module, graph))
+    return replace(part, module=GraphModule(joint, graph))
 
 
 def _names(call: Call, taken: set[str]) -> list[str]:
