@@ -141,15 +141,20 @@ class Bilinear(NamedTuple):
 
 
 class Pad(NamedTuple):
-    """Spatial padding by ``(top, left)``; ``mode`` as in :func:`torch.nn.functional.pad`."""
+    """Rows and columns in other places: padded by ``(top, left)``, less than nothing to crop.
+
+    ``mode`` as in :func:`torch.nn.functional.pad`; circular in a grid of the same size is a roll.
+    A ``step`` of -1 counts backwards (flip), a larger one takes every so many.
+    """
 
     in_grid: Pair
     out_grid: Pair
     before: Pair
-    mode: str
+    mode: str = "constant"
+    step: Pair = (1, 1)
 
     def taps(self, position: Tensor, axis: int) -> Tensor:
-        at, size = position - self.before[axis], self.in_grid[axis]
+        at, size = position * self.step[axis] - self.before[axis], self.in_grid[axis]
         if self.mode == "reflect":
             at = (size - 1) - (at.abs() - (size - 1)).abs()
         elif self.mode == "replicate":
@@ -181,9 +186,24 @@ def grow(mask: Tensor, geometry: Geometry) -> Tensor:
     """Output sites (bool [H', W']) of which some tap reads an active input site."""
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
-    reads = read(geometry, all_sites(geometry.out_grid))
-    hit = mask.flatten()[reads.clamp(min=0)] & (reads != OUTSIDE)
-    return hit.any(1).view(geometry.out_grid)
+    for axis, size in enumerate(geometry.in_grid):
+        at = geometry.taps(torch.arange(geometry.out_grid[axis], device="cpu"), axis)
+        mask = _any_of(mask, at.masked_fill((at < 0) | (at >= size), OUTSIDE), axis - 2)
+    return mask
+
+
+def _any_of(mask: Tensor, at: Tensor, axis: int) -> Tensor:
+    """Along ``axis`` the union of those ``at`` [n, taps]."""
+    taken = mask.index_select(axis, at.clamp(min=0).flatten()).unflatten(axis, at.shape)
+    inside = (at != OUTSIDE).view(*at.shape, *[1] * (-1 - axis))
+    return (taken & inside).any(axis)
+
+
+def moved(mask: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+    """These rows and columns of a mask, nothing for those that are OUTSIDE."""
+    for axis, at in ((-2, rows), (-1, columns)):
+        mask = _any_of(mask, torch.tensor(at, device="cpu").unsqueeze(1), axis)
+    return mask
 
 
 def _grow_window(mask: Tensor, window: Window) -> Tensor:

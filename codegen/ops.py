@@ -111,6 +111,19 @@ def gather_one(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: floa
     return gather(x, halo, kernel_map, padding)[:, :, 0].transpose(1, 2)
 
 
+def gather_joined(
+    parts: list[Tensor], halos: list[Tensor | None], kernel_maps: list[Tensor]
+) -> Tensor:
+    """Packed [N, C, S_out], of which each site reads a site of the one part that covers it."""
+    rows = [overlay_halo(x, halo, 0.0) for x, halo in zip(parts, halos, strict=True)]
+    at, start = kernel_maps[0][:, 0], 0
+    for own, kernel_map in zip(rows, kernel_maps, strict=True):
+        column, last = kernel_map[:, 0], own.shape[1] - 1
+        at = torch.where(column < last, column + start, at)
+        start += own.shape[1]
+    return torch.cat(rows, 1).index_select(1, at).transpose(1, 2)
+
+
 def through(kernel_map: Tensor, moves: Tensor, x: Tensor, halo_sites: Tensor) -> Tensor:
     """A kernel map over rows that a gather moved, as one over the rows that it moved.
 

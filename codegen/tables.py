@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernel_map as native
-from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow, read
+from .geometry import (
+    OUTSIDE,
+    Bilinear,
+    Geometry,
+    Nearest,
+    Pair,
+    Window,
+    all_sites,
+    grow,
+    moved,
+    read,
+)
 from .operators import exporting
 
 _LEAST_STEP = 16
@@ -29,6 +40,7 @@ __all__ = [
     "grid_mask",
     "grow",
     "kernel_map",
+    "moved",
     "pool_divisor",
     "shuffle_phase",
     "source_sites",

@@ -9,10 +9,11 @@ from torch.fx import GraphModule, Node
 from .analyze import AnalyzeLayout, interpret
 from .canonicalize import VIEWS, Canonicalize
 from .rewrites.patches import patches
-from .rewrites.pictures import pad_picture, stride_picture
+from .rewrites.pictures import cut_picture, join_pictures, pad_picture, turn_picture
 from .rewrites.products import over_frames, over_tokens
 
-_REWRITES = (patches, pad_picture, stride_picture, over_frames, over_tokens)
+_PICTURES = (pad_picture, cut_picture, turn_picture, join_pictures)
+_REWRITES = (patches, *_PICTURES, over_frames, over_tokens)
 
 
 @dataclass(frozen=True)

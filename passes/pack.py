@@ -95,6 +95,9 @@ class Packer(Stages):
         in_sites = self.own_sites(image)
         both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, *self._padding)
         kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
+        if not facts(image).edited:
+            whole = self.materialise(image)
+            return self._shared("update", aten.flatten.using_ints, whole, 2, 3), None, kernel_map
         x = self.current_at(image, in_sites)
         if in_sites is None:
             return x, None, kernel_map

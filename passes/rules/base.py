@@ -36,6 +36,11 @@ class Rule:
         """Where output sites read input sites, for operators that move between sites."""
         return None
 
+    def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
+        """The operands whose rows and columns change their place in the picture, and how: crops,
+        rolls, flips, joins."""
+        return ()
+
     def is_global(self, node: Node) -> bool:
         """True if one edited site can change every output site."""
         return False
