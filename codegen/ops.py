@@ -149,8 +149,23 @@ def gather_max(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tensor:
     return gather(x, halo, kernel_map, float("-inf")).amax(2).transpose(1, 2)
 
 
+def gather_argmax(x: Tensor, halo: Tensor | None, kernel_map: Tensor, sites: Tensor) -> Tensor:
+    """Which of the taps' ``sites`` [S_out, taps] has the maximum."""
+    best = gather(x, halo, kernel_map, float("-inf")).argmax(2)
+    return sites.expand(x.shape[0], *sites.shape).gather(2, best).transpose(1, 2)
+
+
+def gather_unpool(values: list[Any], indices: list[Any], sites: Tensor) -> Tensor:
+    """Max unpool: each of ``sites`` [S_out] takes the value whose index it is, else zero.
+
+    ``values`` and ``indices`` are operands of :func:`gather`.
+    """
+    wanted = sites.view(1, -1, 1, 1) == gather(*indices, padding=-1)
+    return torch.where(wanted, gather(*values), 0.0).sum(2).transpose(1, 2)
+
+
 def gather_blend(x: Tensor, halo: Tensor | None, kernel_map: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the taps weighted by ``weights`` [S_out, taps]: bilinear resize."""
+    """Sum of the taps weighted by ``weights`` [S_out, taps]: resizes."""
     taps = gather(x, halo, kernel_map)
     return (taps * weights.to(x.dtype).unsqueeze(2)).sum(2).transpose(1, 2)
 
@@ -182,6 +197,20 @@ def gather_shuffle(
     index = phase.view(1, -1, 1, 1).expand(rows.shape[0], -1, rows.shape[2], 1)
     chosen: Tensor = rows.gather(3, index)
     return chosen[..., 0].transpose(1, 2)
+
+
+def adaptive_max_pool(image: Tensor, size: list[int]) -> Tensor:
+    """The maxima alone."""
+    return torch.nn.functional.adaptive_max_pool2d(image, size)
+
+
+def max_pool_indices(
+    image: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    """The sites of the maxima alone."""
+    pooled = torch.nn.functional.max_pool2d_with_indices(image, kernel, stride, padding, dilation)
+    indices: Tensor = pooled[1]
+    return indices
 
 
 def cut_images(

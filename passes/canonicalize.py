@@ -39,6 +39,7 @@ _REWRITES: tuple[Rewrite, ...] = (
     frames.own_size,
     frames.trilinear,
     reductions.adaptive_pool,
+    reductions.max_pool,
     reductions.variance,
     reductions.extreme,
     reductions.prelu,

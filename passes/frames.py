@@ -12,7 +12,6 @@ from sparsify.codegen import tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from .facts import facts
 from .layout import Grid
 from .recompute import grid_sources
 from .rules import find_rule
@@ -143,12 +142,12 @@ class Frames:
             return None
         lines = []
         for axis in (0, 1):
-            own = [
-                _taken(f.lines[axis], g, axis) for f, (_, g) in zip(frames, moves, strict=True) if f
-            ]
-            if len(set(own)) > 1 and any(sum(at >= 0 for at in here) > 1 for here in zip(*own)):
+            parts = zip(frames, moves, strict=True)
+            own = [_taken(f.lines[axis], g, axis) for f, (_, g) in parts if f]
+            rows = list(zip(*own, strict=True))
+            if len(set(own)) > 1 and any(sum(at >= 0 for at in row) > 1 for row in rows):
                 return None
-            lines.append(tuple(map(max, zip(*own, strict=True))))
+            lines.append(tuple(map(max, rows)))
         return Frame(first.mask, first.grid, first.size, (lines[0], lines[1])).named()
 
 

@@ -32,7 +32,8 @@ class PropagateMasks:
     ``mask``, None where it is computed whole.
 
     policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled,
-    and moved with what crops, rolls, flips and joins move (:mod:`.frames`); the smallest grids, up to ``dense_share`` of all MACs, are computed whole. policy "exact":
+    and moved with what crops, rolls, flips and joins move (:mod:`.frames`); the smallest grids, up
+    to ``dense_share`` of all MACs, are computed whole. policy "exact":
     masks grow with every operator's reach, and an operator that is global activates all sites.
     Requires layouts.
     """
@@ -146,7 +147,8 @@ class PropagateMasks:
             if moves := rule.moves(node):
                 sources = [plan.grow(*_behind_pad(x, geometry)) for x, geometry in moves]
             elif (geometry := rule.geometry(node)) is not None:
-                return plan.grow(*_behind_pad(node.all_input_nodes[0], geometry))
+                behind = (_behind_pad(x, geometry) for x in grid_sources(node))
+                sources = [plan.grow(*read) for read in behind]
             distinct = list(dict.fromkeys(sources))
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 

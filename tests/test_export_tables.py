@@ -23,7 +23,7 @@ MOVES: dict[str, g.Geometry] = {
     "window": WINDOW,
     "transposed": g.TransposedWindow(GRID, (12, 18), (4, 4), (2, 2), (1, 1), (1, 1)),
     "nearest": g.Nearest(GRID, (12, 18), (0.5, 0.5)),
-    "bilinear": g.Bilinear(GRID, (9, 13), (6 / 9, 9 / 13), False),
+    "bilinear": g.Resize(GRID, (9, 13), (6 / 9, 9 / 13), "bilinear"),
     "reflect": g.Pad(GRID, (8, 11), (1, 1), "reflect"),
     "replicate": g.Pad(GRID, (8, 11), (1, 1), "replicate"),
     "circular": g.Pad(GRID, (8, 11), (1, 1), "circular"),

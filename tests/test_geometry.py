@@ -16,10 +16,10 @@ from sparsify.codegen import ops, products, tables
 from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.geometry import (
     OUTSIDE,
-    Bilinear,
     Geometry,
     Nearest,
     Pad,
+    Resize,
     Same,
     TransposedWindow,
     Window,
@@ -272,7 +272,7 @@ def test_bilinear(
     seed: int,
 ) -> None:
     grid, out, how = resize
-    geometry = Bilinear(grid, out, _scale(grid, out, how, corners), corners)
+    geometry = Resize(grid, out, _scale(grid, out, how, corners), "bilinear", corners)
     case = Gathered.make(geometry, 3, masks, seed)
     weights = tables.blend_weights(geometry, case.out_sites)
     got = ops.gather_blend(case.packed, case.halo, case.kernel_map, weights)
@@ -330,7 +330,7 @@ GEOMETRIES: st.SearchStrategy[Geometry] = st.one_of(
     transposed_windows().map(lambda drawn: drawn[0]),
     paddings().map(lambda drawn: drawn[0]),
     resizes().map(lambda r: Nearest(r[0], r[1], _scale(*r, False))),
-    resizes().map(lambda r: Bilinear(r[0], r[1], _scale(*r, False), False)),
+    resizes().map(lambda r: Resize(r[0], r[1], _scale(*r, False), "bilinear")),
     GRIDS.map(Same),
 )
 

@@ -42,10 +42,14 @@ def group_statistics(node: Node) -> Node | None:
 
 
 def instance_norm(node: Node) -> Node | None:
-    """instance_norm -> norms.group_norm with one channel a group."""
-    if node.target is not aten.instance_norm.default or not argument(node, "use_input_stats"):
+    """instance_norm -> norms.group_norm with one channel a group; with running statistics, x *
+    scale + shift."""
+    if node.target is not aten.instance_norm.default:
         return None
     names = ("weight", "bias", "eps")
+    if not argument(node, "use_input_stats"):
+        names = ("weight", "bias", "running_mean", "running_var", "eps")
+        return _affine(node, source(node), *(argument(node, name) for name in names))
     return _group_norm(node, shape_of(node)[1], *(argument(node, name) for name in names))
 
 
@@ -71,7 +75,11 @@ def batch_norm(node: Node) -> Node | None:
     if norm is None:
         return None
     x, weight, bias, mean, variance, _, eps = norm.args
-    assert isinstance(eps, float)
+    return _affine(node, x, weight, bias, mean, variance, eps)
+
+
+def _affine(node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, eps: Any) -> Node:
+    """(x - mean) / sqrt(variance + eps) * weight + bias."""
     shape = [1, -1] + [1] * (len(shape_of(node)) - 2)
     scale = call(node, aten.rsqrt.default, call(node, aten.add.Tensor, variance, eps))
     if weight is not None:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..rules.base import argument, shape_of, source
@@ -24,10 +25,28 @@ def adaptive_pool(node: Node) -> Node | None:
     x, out, grid = source(pool), shape_of(node)[-2:], shape_of(source(pool))[-2:]
     if out == (1, 1):
         return call(node, aten.mean.dim if mean else aten.amax.default, x, [-2, -1], True)
-    if grid[0] % out[0] or grid[1] % out[1] or len(shape_of(x)) != 4:
+    if len(shape_of(x)) != 4:
         return None
+    if grid[0] % out[0] or grid[1] % out[1]:
+        return None if mean else call(node, ops.adaptive_max_pool, x, list(out))
     kernel = [grid[0] // out[0], grid[1] // out[1]]
     return call(node, (aten.avg_pool2d if mean else aten.max_pool2d).default, x, kernel, kernel)
+
+
+def max_pool(node: Node) -> Node | None:
+    """The results of max_pool2d_with_indices, each alone."""
+    if node.target is not operator.getitem:
+        return None
+    pool = source(node)
+    if pool.target is not aten.max_pool2d_with_indices.default or len(shape_of(node)) != 4:
+        return None
+    kernel = argument(pool, "kernel_size")
+    names, ceil = ("stride", "padding", "dilation"), argument(pool, "ceil_mode")
+    stride, padding, dilation = (argument(pool, name) for name in names)
+    how = [kernel, stride or kernel, padding or [0, 0], dilation or [1, 1]]
+    if node.args[1] == 0:
+        return call(node, aten.max_pool2d.default, source(pool), *how, ceil)
+    return None if ceil else call(node, ops.max_pool_indices, source(pool), *how)
 
 
 def variance(node: Node) -> Node | None:
