@@ -228,6 +228,13 @@ def cut_images(
     return torch.cat([head, kept, tail], dim)
 
 
+def numbers(
+    values: list[float], after: int, *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``values`` along an axis with ``after`` more behind it."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, *[1] * after)
+
+
 def as_complex(x: Tensor) -> Tensor:
     """[..., 2] -> complex [...]; the two parts need not stand side by side in memory."""
     return torch.view_as_complex(x.contiguous())

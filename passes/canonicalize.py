@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from .rewrites import attention, frames, indices, norms, products, reductions, video, views
+from .rewrites import attention, frames, indices, lines, norms, products, reductions, video, views
 
 aten = torch.ops.aten
 
@@ -25,6 +25,8 @@ VIEWS: tuple[Rewrite, ...] = (
 """Fewer views, where some were added or their operators dropped."""
 
 _REWRITES: tuple[Rewrite, ...] = (
+    lines.written_lines,
+    lines.chunks,
     products.einsum,
     products.matrix_product,
     attention.flex_attention,
