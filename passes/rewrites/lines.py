@@ -44,10 +44,11 @@ def chunks(node: Node) -> Node | None:
 
 def written_lines(node: Node) -> Node | None:
     """The last of several select_scatters -> cat of what stays and of what is computed alike."""
-    if node.target is not aten.select_scatter.default or any(map(_writes, node.users)):
+    if node.target is not aten.select_scatter.default:
         return None
     dim = argument(node, "dim") % len(shape_of(node))
-    if not (_writes(source(node)) and argument(source(node), "dim") % len(shape_of(node)) == dim):
+    is_last = not any(_writes(user, dim) and source(user) is node for user in node.users)
+    if not (is_last and _writes(source(node), dim)):
         return None
     parts: list[Node] = []
     lines = [_line(node, dim, index) for index in range(shape_of(node)[dim])]
@@ -65,8 +66,9 @@ def written_lines(node: Node) -> Node | None:
     return parts[0] if len(parts) == 1 else call(node, aten.cat.default, parts, dim)
 
 
-def _writes(node: Node) -> bool:
-    return node.target is aten.select_scatter.default
+def _writes(node: Node, dim: int) -> bool:
+    is_write = node.target is aten.select_scatter.default
+    return is_write and argument(node, "dim") % len(shape_of(node)) == dim
 
 
 def _run(lines: Sequence[Lines | Node]) -> int:
@@ -85,7 +87,7 @@ def _run(lines: Sequence[Lines | Node]) -> int:
 def _line(x: Node, dim: int, index: int) -> Lines | Node:
     """Where the entry ``index`` of ``x`` along ``dim`` comes from: a line of another value, or one
     that was written."""
-    while _writes(x) and argument(x, "dim") % len(shape_of(x)) == dim:
+    while _writes(x, dim):
         if argument(x, "index") % shape_of(x)[dim] == index:
             new = source(x, 1)
             is_copy = new.target is aten.copy.default and _alike(source(new), source(new, 1))
