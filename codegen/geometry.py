@@ -99,7 +99,7 @@ class TransposedWindow(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """Nearest-neighbour resize: ``floor((o + centre) * scale)`` in float32, as torch computes it."""
+    """Nearest-neighbour resize: ``floor((o + centre) * scale)`` in float32, as in torch."""
 
     in_grid: Pair
     out_grid: Pair

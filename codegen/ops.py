@@ -155,7 +155,7 @@ def gather_argmax(x: Tensor, halo: Tensor | None, kernel_map: Tensor, sites: Ten
     return sites.expand(x.shape[0], *sites.shape).gather(2, best).transpose(1, 2)
 
 
-def gather_unpool(values: list[Any], indices: list[Any], sites: Tensor) -> Tensor:
+def gather_unpool(values: list[Tensor], indices: list[Tensor], sites: Tensor) -> Tensor:
     """Max unpool: each of ``sites`` [S_out] takes the value whose index it is, else zero.
 
     ``values`` and ``indices`` are operands of :func:`gather`.
@@ -228,9 +228,7 @@ def cut_images(
     return torch.cat([head, kept, tail], dim)
 
 
-def numbers(
-    values: list[float], after: int, *, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def numbers(values: list[float], after: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``values`` along an axis with ``after`` more behind it."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, *[1] * after)
 

@@ -155,7 +155,10 @@ class _AtOnce:
 
     def _whole(self, lines: list[Lines]) -> Node | None:
         for before, here, size in zip(lines, lines[1:], self._sizes, strict=False):
-            if (before.of, before.stop) != (here.of, here.start) or before.stop - before.start != size:
+            if (before.of, before.stop) != (
+                here.of,
+                here.start,
+            ) or before.stop - before.start != size:
                 return None
         if lines[-1].stop - lines[-1].start != self._sizes[-1]:
             return None
@@ -178,7 +181,10 @@ class _AtOnce:
         if not any(isinstance(arg, Node) for arg in args):
             return None
         made = call(self._node, first.target, *args, **first.kwargs)
-        if isinstance(value := first.meta["val"], torch.Tensor) and made.meta["val"].dtype != value.dtype:
+        if (
+            isinstance(value := first.meta["val"], torch.Tensor)
+            and made.meta["val"].dtype != value.dtype
+        ):
             made = call(self._node, aten._to_copy.default, made, dtype=value.dtype)
         return made
 
