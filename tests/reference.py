@@ -23,9 +23,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from sparsify import SparseModule
-from tests.arrangement import Arrangements
+from tests.arrangement import Arrangements, is_move
 from tests.networks import Arguments, Recipe
-from tests.standing import Standing, is_move, moved_masks, stand
+from tests.standing import Standing, moved_masks, stand
 
 aten = torch.ops.aten
 Norm = Literal["updated", "baseline"]

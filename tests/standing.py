@@ -10,11 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from tests.arrangement import Arrangement
+from tests.arrangement import Arrangement, is_move
 from tests.steps import Pair
-
-aten = torch.ops.aten
-_MOVES = (aten.roll.default, aten.flip.default, aten.slice.Tensor, aten.cat.default)
 
 
 def pooled(mask: Tensor, grid: Pair) -> Tensor:
@@ -63,24 +60,6 @@ class Standing:
         rows, columns = (torch.tensor(line) for line in own.lines)
         inside = (rows >= 0)[:, None] & (columns >= 0)
         return pooled(own.picture, own.size)[rows.clamp(0)][:, columns.clamp(0)] & inside
-
-
-def is_move(node: Node, found: dict[Node, Arrangement]) -> bool:
-    """Does it put rows and columns of pictures in other places?"""
-    if node.target not in _MOVES:
-        return False
-    shape = node.meta["val"].shape
-    dims: Any = node.args[1] if node.target is aten.slice.Tensor else node.args[-1]
-    dims = node.args[1] if node.target is aten.flip.default else dims
-    several = dims if isinstance(dims, list | tuple) else [dims]
-    if node.target is aten.slice.Tensor and len(node.args) > 4:
-        first = found[node.all_input_nodes[0]].grid[dims % len(shape) - 2] if len(shape) == 4 else 0
-        start, step = node.args[2] or 0, node.args[4]
-        if step != 1 and 0 <= start < step and shape[dims] == -((start - first) // step):
-            return False
-    sources = [arg for arg in node.all_input_nodes if arg in found]
-    pictures = all(found[arg].is_image for arg in sources)
-    return len(shape) == 4 and pictures and all(dim % 4 >= 2 for dim in several)
 
 
 def stand(
