@@ -140,9 +140,9 @@ class Resize(NamedTuple):
             return self._average(position, axis)
         # A tensor: exporters to ONNX round numbers to float32.
         scale = torch.tensor(self.scale[axis], dtype=torch.float64, device="cpu")
-        if self.kind.endswith("antialiased"):
-            return self._antialiased(position, axis, scale)
         at, size = position.to(torch.float64), self.in_grid[axis]
+        if self.kind.endswith("antialiased"):
+            return self._antialiased((at + 0.5) * scale, axis, scale)
         at = at * scale if self.align_corners else (at + 0.5) * scale - 0.5
         if self.kind == "bilinear":
             at = at.clamp(min=0)
@@ -161,13 +161,13 @@ class Resize(NamedTuple):
         inside = steps < count
         return torch.where(inside, first + steps, OUTSIDE), inside / count.to(torch.float64)
 
-    def _antialiased(self, position: Tensor, axis: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _antialiased(self, centre: Tensor, axis: int, scale: Tensor) -> tuple[Tensor, Tensor]:
         cubic, widths = self.kind.startswith("bicubic"), max(self.scale[axis], 1.0)
-        reach, centre = (2 if cubic else 1) * scale.clamp(min=1), (position + 0.5) * scale
+        reach = (2 if cubic else 1) * scale.clamp(min=1)
         first = (centre - reach + 0.5).to(torch.int64).clamp(min=0).unsqueeze(1)
         stop = (centre + reach + 0.5).to(torch.int64).clamp(max=self.in_grid[axis])
         at = first + _steps(int(2 * (2 if cubic else 1) * widths) + 2, 1)
-        away = (at + 0.5 - centre.unsqueeze(1)) / scale.clamp(min=1)
+        away = (at - centre.unsqueeze(1) + 0.5) / scale.clamp(min=1)
         shares = _cubic(away, -0.5) if cubic else (1 - away.abs()).clamp(min=0)
         inside = at < stop.unsqueeze(1)
         shares = torch.where(inside, shares, 0.0)
@@ -238,7 +238,8 @@ def _any_of(mask: Tensor, at: Tensor, axis: int) -> Tensor:
     """Along ``axis`` the union of those ``at`` [n, taps]."""
     taken = mask.index_select(axis, at.clamp(min=0).flatten()).unflatten(axis, at.shape)
     inside = (at != OUTSIDE).view(*at.shape, *[1] * (-1 - axis))
-    return (taken & inside).any(axis)
+    found: Tensor = (taken & inside).any(axis)
+    return found
 
 
 def moved(mask: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:

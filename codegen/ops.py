@@ -155,12 +155,16 @@ def gather_argmax(x: Tensor, halo: Tensor | None, kernel_map: Tensor, sites: Ten
     return sites.expand(x.shape[0], *sites.shape).gather(2, best).transpose(1, 2)
 
 
-def gather_unpool(values: list[Tensor], indices: list[Tensor], sites: Tensor) -> Tensor:
+Taps = tuple[Tensor, Tensor | None, Tensor]
+"""Packed values, halo and kernel map."""
+
+
+def gather_unpool(values: Taps, indices: Taps, sites: Tensor) -> Tensor:
     """Max unpool: each of ``sites`` [S_out] takes the value whose index it is, else zero.
 
     ``values`` and ``indices`` are operands of :func:`gather`.
     """
-    wanted = sites.view(1, -1, 1, 1) == gather(*indices, padding=-1)
+    wanted = sites.view(1, -1, 1, 1) == gather(*indices, -1)
     return torch.where(wanted, gather(*values), 0.0).sum(2).transpose(1, 2)
 
 

@@ -48,8 +48,8 @@ def instance_norm(node: Node) -> Node | None:
         return None
     names = ("weight", "bias", "eps")
     if not argument(node, "use_input_stats"):
-        names = ("weight", "bias", "running_mean", "running_var", "eps")
-        return _affine(node, source(node), *(argument(node, name) for name in names))
+        known = ("weight", "bias", "running_mean", "running_var", "eps")
+        return _affine(node, source(node), *(argument(node, name) for name in known))
     return _group_norm(node, shape_of(node)[1], *(argument(node, name) for name in names))
 
 

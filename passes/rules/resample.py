@@ -221,7 +221,7 @@ class MaxUnpool(Resample):
 
     def emit(self, node: Node, place: Place) -> Node:
         geometry = self.geometry(node)
-        values, indices = (list(place.taps(x, geometry)) for x in (source(node), source(node, 1)))
+        values, indices = (place.taps(x, geometry) for x in (source(node), source(node, 1)))
         sites = place.table(tables.own_sites, geometry)
         return place.call(ops.gather_unpool, values, indices, sites)
 

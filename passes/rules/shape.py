@@ -115,9 +115,9 @@ class Concatenate(Rule):
             return []
         found: list[tuple[Node, Geometry]] = []
         for part in parts:
-            grids: Any = shape_of(part)[2:], shape_of(node)[2:]
-            found.append((part, Pad(*grids, (before, 0) if dim == 0 else (0, before))))
-            before += grids[0][dim]
+            grid, whole = ((shape_of(x)[2], shape_of(x)[3]) for x in (part, node))
+            found.append((part, Pad(grid, whole, (before, 0) if dim == 0 else (0, before))))
+            before += grid[dim]
         return found
 
     def _joint(self, node: Node, along: list[int]) -> Layout:
