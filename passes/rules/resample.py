@@ -121,9 +121,13 @@ class Interpolate(Blend):
     def geometry(self, node: Node) -> Resize:
         grids, corners = self.grids(node), bool(argument(node, "align_corners"))
         kind = _KINDS[node.target.overloadpacket]  # type: ignore[union-attr]
-        if corners and kind.endswith("antialiased"):
-            raise Unmatched("antialiased between corners")
-        return Resize(*grids, _scale(node, grids, corners), kind, corners)
+        scale = _scale(node, grids, corners)
+        if kind.endswith("antialiased"):
+            if corners:
+                raise Unmatched("antialiased between corners")
+            if any(a == b and step != 1 for a, b, step in zip(*grids, scale, strict=True)):
+                raise Unmatched("an odd factor, which torch replaces by 1")
+        return Resize(*grids, scale, kind, corners)
 
 
 @register(aten.adaptive_avg_pool2d)
