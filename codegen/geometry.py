@@ -195,7 +195,8 @@ def grow(mask: Tensor, geometry: Geometry) -> Tensor:
         return _grow_window(mask, geometry)
     reads = read(geometry, all_sites(geometry.out_grid))
     hit = mask.flatten(-2)[..., reads.clamp(min=0)] & (reads != OUTSIDE)
-    return hit.any(-1).unflatten(-1, geometry.out_grid)
+    grown: Tensor = hit.any(-1).unflatten(-1, geometry.out_grid)
+    return grown
 
 
 def _grow_window(mask: Tensor, window: Window) -> Tensor:

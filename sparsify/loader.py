@@ -124,9 +124,11 @@ class Loaded:
         own = fitted(as_mask(mask), self.signature.grid, self.signature.batch)
         tables: Values = {}
         if "plan" in self._run:
-            items, grid = self.signature.values["mask"].shape[:-2], self.signature.grid
-            own = own if items or own.dim() == 2 else own.any(0)
-            tables = self._call("plan", {"mask": own.expand(*items, *grid).contiguous()})
+            has_items = len(self.signature.values["mask"].shape) > 2
+            own = own if has_items or own.dim() == 2 else own.any(0)
+            items = (self.signature.batch,) if has_items else ()
+            own = own.expand(*items, *self.signature.grid).contiguous()
+            tables = self._call("plan", {"mask": own})
         return LoadedPlan(self, tables, not bool(own.any()))
 
     def update(
