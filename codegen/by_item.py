@@ -70,15 +70,22 @@ def _attention_spread(
 ) -> Tensor:
     """By stock operators, each item with as many queries as the one that has most."""
     items = rows.shape[1]
-    operands = [spread(query, rows, -2), key, value]
+    query_rows = spread(query, rows, -2)
     if mask is not None:
         mask = mask.view(*[1] * (query.dim() - mask.dim()), *mask.shape)
-        operands.append(mask.unsqueeze(0) if mask.shape[-2] == 1 else spread(mask, rows, -2))
-    if query.dim() == 4:  # ONNX has none with more axes
-        operands = [x.expand(items, *x.shape[1:]).flatten(0, 1) for x in operands]
-    out = F.scaled_dot_product_attention(*operands, scale=scale, enable_gqa=enable_gqa)
-    out = out.unflatten(0, (items, -1)) if query.dim() == 4 else out
-    return collect(out, places, -2)
+        mask = mask.unsqueeze(0) if mask.shape[-2] == 1 else spread(mask, rows, -2)
+
+    def four_axes(x: Tensor) -> Tensor:
+        """ONNX has no attention with more."""
+        return x if x.dim() == 4 else x.expand(items, *x.shape[1:]).flatten(0, 1)
+
+    out = F.scaled_dot_product_attention(
+        *(four_axes(query_rows), four_axes(key), four_axes(value)),
+        None if mask is None else four_axes(mask),
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+    return collect(out.view(items, *query_rows.shape[1:-1], -1), places, -2)
 
 
 def _attention_cpu(

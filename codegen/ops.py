@@ -61,7 +61,8 @@ def regroup(
 ) -> Tensor:
     """x with its axes split into ``factors``, these in another ``order``, then joined to a
     ``shape``."""
-    return x.reshape(factors).permute(order).reshape(shape)
+    split: Tensor = x.reshape(factors)
+    return split.permute(*order).reshape(shape)
 
 
 def truth(like: Tensor, value: bool) -> Tensor:
