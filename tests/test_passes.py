@@ -199,7 +199,6 @@ def test_a_small_grid_gathers_what_a_nearest_resize_reads() -> None:
         (lambda m, x: x.softmax(-1), "runs along the sites"),
         (lambda m, x: x.flatten(2)[..., 1:], "takes a part of the grid"),
         (lambda m, x: x.flatten(2).chunk(2, 2)[0], "takes a part of the grid"),
-        (lambda m, x: torch.cat([x.mT, x.mT], 3), "along a spatial axis what is no picture"),
         (lambda m, x: x.reshape(1, 4, 2, 2, 2, 8), "splits a spatial axis"),
         (lambda m, x: F.layer_norm(x, (8, 8)), "normalises over the sites"),
         (lambda m, x: x.mean(2), "reduces one of the two spatial axes"),

@@ -71,7 +71,7 @@ def test_a_way_and_back_adds_no_masks() -> None:
     """So the residual of a shifted window is read where it stands."""
     model = Local(lambda x: x + (x.roll((2, 2), (2, 3)) * 2).roll((-2, -2), (2, 3))).eval()
     sparse = sparsify(model, backend="eager", dilate=0, dense_share=0.0)
-    graph = sparse.graphs(torch.randn(1, 2, 16, 12)).plan.graph
+    graph = sparse.graphs(torch.randn(1, 2, 16, 12))["plan"].graph
     targets = [getattr(node.target, "__name__", "") for node in graph.nodes]
     assert targets.count("moved") == 1 and "union" not in targets
 
