@@ -241,8 +241,13 @@ def grow(mask: Tensor, geometry: Geometry) -> Tensor:
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
     for axis, size in enumerate(geometry.in_grid):
-        at = geometry.taps(torch.arange(geometry.out_grid[axis], device="cpu"), axis)
-        mask = _any_of(mask, at.masked_fill((at < 0) | (at >= size), OUTSIDE), axis - 2)
+        out = torch.arange(geometry.out_grid[axis], device="cpu")
+        at = geometry.taps(out, axis)
+        at = at.masked_fill((at < 0) | (at >= size), OUTSIDE)
+        if isinstance(geometry, TransposedWindow):  # between its taps: as the site there
+            near = (out * size).div(geometry.out_grid[axis], rounding_mode="floor")
+            at[:, 0] = torch.where((at == OUTSIDE).all(1), near, at[:, 0])
+        mask = _any_of(mask, at, axis - 2)
     return mask
 
 

@@ -98,7 +98,7 @@ class Reference:
             elif node.name in self._following:
                 masks[node] = self._behind(node, masks, standing)
             elif before is not None and node.target is aten.pad.default and arrangement.is_image:
-                masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
+                masks[node] = _padded(before, node)
             else:
                 masks[node] = standing[node].mask(arrangement.grid)
         return masks
@@ -182,6 +182,16 @@ class Contract(Interpreter):
         sizes = (-1, *[1] * (x.dim() - 2))
         y = y if weight is None else y * weight.view(sizes)
         return y if bias is None else y + bias.view(sizes)
+
+
+def _padded(mask: Tensor, node: Node) -> Tensor:
+    """What a pad adds is active where the border is, or the site that it shows."""
+    how = node.args[2] if len(node.args) > 2 else "constant"
+    mode = "replicate" if how == "constant" else how
+    pads = [*node.args[1], 0, 0][:4]
+    inner = mask.double()[None, None]
+    cut = F.pad(inner, [min(pad, 0) for pad in pads])
+    return F.pad(cut, [max(pad, 0) for pad in pads], mode)[0, 0] > 0
 
 
 def _copies(node: Node) -> bool:

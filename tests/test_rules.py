@@ -159,3 +159,28 @@ def test_a_norm_with_running_statistics_is_local() -> None:
     report = assert_right(Example(model, {"input": torch.randn(1, 2, 8, 6)}, edits=("input",)))
     assert report.share("packed") == 1.0
     assert all(node.state != "fallback" for node in report.nodes)
+
+
+class Conditioned(nn.Module):
+    """A pad, and a transposed convolution with gaps between its taps, in front of a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shift = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(3, 4)
+        self.last = nn.ConvTranspose2d(4, 4, 2, stride=3, output_padding=1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift = self.shift(condition)[:, :, None, None]
+        padded = F.pad(self.first(x), (0, 0, 0, 1)) * shift
+        return self.last(padded) * shift
+
+
+@pytest.mark.parametrize("policy", ["fixed", "exact"])
+@torch.no_grad()
+def test_sites_that_read_nothing_follow_other_conditions(policy: Any) -> None:
+    model, (x, condition) = Conditioned().eval(), (torch.randn(1, 2, 8, 8), torch.randn(1, 3))
+    options = {"backend": "eager", "dense_share": 0.0, "dense_above": 1.0, "any_step": True}
+    sparse = sparsify(model, policy=policy, **options)
+    _, baseline = sparse.record(x, condition)
+    got = sparse.update(baseline, x + 1, 2 * condition, mask=torch.ones(8, 8, dtype=torch.bool))
+    torch.testing.assert_close(got, model(x + 1, 2 * condition), rtol=1e-4, atol=1e-5)
