@@ -4,6 +4,7 @@ edits lie."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
