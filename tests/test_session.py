@@ -99,7 +99,7 @@ def test_exact_sessions_compute_what_the_edit_reached() -> None:
         update = editing.session.module.update_call
 
         def counted(baseline: Baseline, call: Call, plan: Plan) -> object:
-            reached.append(int(plan.mask.sum()))
+            reached.append(int(plan.mask.view(-1, 32, 32).any(0).sum()))
             return update(baseline, call, plan)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -317,7 +317,7 @@ def test_fixed_session_leaves_the_rest_as_recorded() -> None:
         recorded = sample(sparse, start)
     with session.editing(corner()):
         update = sample(sparse, torch.where(corner(), start + 1, start))
-    reached = sparse.report().masks[16, 16]
+    reached = sparse.report().masks[16, 16].any(0)
     assert torch.equal(update[..., ~reached], recorded[..., ~reached])
     assert not torch.equal(update[..., corner()], recorded[..., corner()])
 
