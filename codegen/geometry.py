@@ -9,6 +9,7 @@ executable code.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from math import prod
 from typing import NamedTuple, Protocol
 
 import torch
@@ -49,11 +50,22 @@ def axes(geometry: Geometry) -> tuple[Tensor, Tensor]:
     return offsets[0], offsets[1]
 
 
-def read(geometry: Geometry, sites: Tensor) -> Tensor:
-    """``sites`` int64 [S] of the output grid -> sites int64 [S, taps] of the input grid."""
+def read(geometry: Geometry, sites: Tensor, items: int = 1) -> Tensor:
+    """``sites`` int64 [S] of the output grid -> sites int64 [S, taps] of the input grid, each of
+    the same item of a batch of ``items``."""
     rows, columns = axes(geometry)
-    y, x = _rows_columns(sites, geometry.out_grid)
-    return (rows[y].unsqueeze(2) + columns[x].unsqueeze(1)).flatten(1).clamp(min=OUTSIDE)
+    if items == 1:
+        y, x = _rows_columns(sites, geometry.out_grid)
+        return (rows[y].unsqueeze(2) + columns[x].unsqueeze(1)).flatten(1).clamp(min=OUTSIDE)
+    inside, item = within(sites, prod(geometry.out_grid))
+    reads = read(geometry, inside)
+    first = (item * prod(geometry.in_grid)).unsqueeze(1)
+    return torch.where(reads == OUTSIDE, OUTSIDE, reads + first)
+
+
+def within(sites: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sites of a batch, of ``count`` an item -> those within the item, and the items."""
+    return sites.remainder(count), sites.div(count, rounding_mode="floor")
 
 
 def _rows_columns(sites: Tensor, grid: Pair) -> tuple[Tensor, Tensor]:
@@ -172,18 +184,18 @@ class Same(NamedTuple):
         return position.unsqueeze(1)
 
 
-def all_sites(grid: Pair) -> Tensor:
-    """int64 [H*W]: every site of ``grid``."""
-    return torch.arange(grid[0] * grid[1], device="cpu")
+def all_sites(grid: Pair, items: int = 1) -> Tensor:
+    """int64 [items * H*W]: every site of ``grid``, of each item."""
+    return torch.arange(items * grid[0] * grid[1], device="cpu")
 
 
 def grow(mask: Tensor, geometry: Geometry) -> Tensor:
-    """Output sites (bool [H', W']) of which some tap reads an active input site."""
+    """Output sites (bool [..., H', W']) of which some tap reads an active input site."""
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
     reads = read(geometry, all_sites(geometry.out_grid))
-    hit = mask.flatten()[reads.clamp(min=0)] & (reads != OUTSIDE)
-    return hit.any(1).view(geometry.out_grid)
+    hit = mask.flatten(-2)[..., reads.clamp(min=0)] & (reads != OUTSIDE)
+    return hit.any(-1).unflatten(-1, geometry.out_grid)
 
 
 def _grow_window(mask: Tensor, window: Window) -> Tensor:
@@ -194,7 +206,7 @@ def _grow_window(mask: Tensor, window: Window) -> Tensor:
         reach = (window.out_grid[axis] - 1) * window.stride[axis] + span
         ends.append(reach - window.padding[axis] - window.in_grid[axis])
     padded = F.pad(mask.to(torch.float32), (left, ends[1], top, ends[0]))
-    pooled = F.max_pool2d(
-        padded[None, None], window.kernel, window.stride, dilation=window.dilation
-    )
-    return pooled[0, 0] > 0
+    # Items are channels, which a pool keeps apart.
+    channels = padded[None, None] if mask.dim() == 2 else padded[None]
+    pooled = F.max_pool2d(channels, window.kernel, window.stride, dilation=window.dilation)
+    return (pooled[0, 0] if mask.dim() == 2 else pooled[0]) > 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .by_item import at_items, sum_by_item
 from .operators import exporting
 from .ops import repeated
 
@@ -110,12 +111,14 @@ def updated_statistics(
     size: int,
     eps: float,
     sites: Tensor | None = None,
+    items: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Group statistics of the whole map after the values ``old`` [N, C, ..., S] became ``x``.
 
     mean and rstd [N, G] are the baseline's, over C/G * ``size`` values each. Deviations are
     taken from the baseline mean, so an unchanged input gives the baseline's statistics back
     without cancellation. ``sites`` [S] are those of a padded table: repetitions do not count.
+    ``items`` [S] says whose site each is; statistics are then [items * N, G].
     """
     groups = mean.shape[1]
     count = x.shape[1] // groups * size
@@ -124,20 +127,32 @@ def updated_statistics(
     if sites is not None:
         change = torch.where(repeated(sites), 0, change)
     around, _ = _realised(*(_per_channel(statistic, x.shape[1]) for statistic in (mean, rstd)))
-    around = around.view(*around.shape, *[1] * (x.dim() - 2))
+    around = at_items(around, items, x).movedim(-1, 1)
     pull = (x - around) + (old - around)
-    first, second = (
-        part.flatten(2).sum(2).unflatten(1, (groups, -1)).sum(2) / count
-        for part in (change, change * pull)
-    )
+
+    def averaged(part: Tensor) -> Tensor:
+        if items is None:
+            sums = part.flatten(2).sum(2)
+        else:
+            sums = sum_by_item(part, items, len(mean) // len(x))
+        average: Tensor = sums.unflatten(1, (groups, -1)).sum(2) / count
+        return average
+
+    first, second = averaged(change), averaged(change * pull)
     variance = (rstd.pow(-2) + second - first * first).clamp(min=eps)
     return mean + first, variance.rsqrt()
 
 
 def group_affine(
-    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    items: Tensor | None = None,
 ) -> Tensor:
-    """Group norm of packed [N, C, ..., S] with given statistics [N, G].
+    """Group norm of packed [N, C, ..., S] with given statistics [N, G], or [items * N, G] where
+    ``items`` [S] says whose site each is.
 
     Channels last, as values lie in memory: inductor would write gathered ones in another order.
     """
@@ -145,7 +160,7 @@ def group_affine(
     scale = _per_channel(rstd, channels)
     if weight is not None:
         scale = scale * weight
-    shape = (-1, *[1] * (x.dim() - 2), channels)
-    around, scale = _realised(_per_channel(mean, channels), scale)
-    y = (x.movedim(1, -1) - around.view(shape)) * scale.view(shape)
+    parts = _realised(_per_channel(mean, channels), scale)
+    around, scale = (at_items(part, items, x) for part in parts)
+    y = (x.movedim(1, -1) - around) * scale
     return (y if bias is None else y + bias).to(x.dtype).movedim(-1, 1)

@@ -6,6 +6,8 @@ gather copies whole rows. *Rows* are [N, S, C] tensors. All functions are pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,14 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
+def regroup(
+    x: Tensor, factors: Sequence[int], order: Sequence[int], shape: Sequence[int]
+) -> Tensor:
+    """x with its axes split into ``factors``, these in another ``order``, then joined to a
+    ``shape``."""
+    return x.reshape(factors).permute(order).reshape(shape)
+
+
 def truth(like: Tensor, value: bool) -> Tensor:
     """``value`` on the device of ``like``."""
     return torch.full((), value, dtype=torch.bool, device=like.device)
@@ -75,8 +85,13 @@ def realign(x: Tensor, halo: Tensor, kernel_map: Tensor, dim: int) -> Tensor:
 
 
 def unpack(x: Tensor, height: int, width: int) -> Tensor:
-    """Packed with all sites [N, C, H*W] -> image [N, C, H, W]."""
-    image: Tensor = x.unflatten(2, (height, width))
+    """Packed with all sites [N, C, H*W] -> image [N, C, H, W]; with those of several items,
+    [N, C, items * H*W] -> [items * N, C, H, W]."""
+    image: Tensor
+    if x.shape[2] == height * width:
+        image = x.unflatten(2, (height, width))
+    else:
+        image = x.unflatten(2, (-1, height, width)).movedim(2, 0).flatten(0, 1)
     return image
 
 

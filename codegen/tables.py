@@ -1,8 +1,9 @@
 """The plan: everything that depends on the mask alone, as plain tensor functions.
 
-Masks are bool [H, W]; sites int64 [S]; a kernel map int64 [S_out, taps] indexes the
-*overlay rows* ``[active input sites | halo | one row of zeros]``. No table is ever empty:
-an empty mask activates its first site, an empty halo reads site 0 and nothing refers to it.
+Masks are bool [H, W] or, of several items, [N, H, W]; sites int64 [S], one item after the other:
+``n * H*W + site``; a kernel map int64 [S_out, taps] indexes the *overlay rows*
+``[active input sites | halo | one row of zeros]``. No table is ever empty: an empty mask activates
+its first site, an empty halo reads site 0 and nothing refers to it.
 
 ``padded`` tables have one of few sizes, so that one CUDA graph serves many masks: the last site
 is repeated. What is computed there is what that site has, so writing it twice changes nothing;
@@ -16,7 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernel_map as native
-from .geometry import OUTSIDE, Bilinear, Geometry, Nearest, Pair, Window, all_sites, grow, read
+from .geometry import (
+    OUTSIDE,
+    Bilinear,
+    Geometry,
+    Nearest,
+    Pair,
+    Window,
+    all_sites,
+    grow,
+    read,
+    within,
+)
 from .operators import exporting
 
 _LEAST_STEP = 16
@@ -28,9 +40,12 @@ __all__ = [
     "dilate",
     "grid_mask",
     "grow",
+    "items_at",
     "kernel_map",
+    "lanes",
     "pool_divisor",
     "shuffle_phase",
+    "sites_within",
     "source_sites",
     "space_sites",
     "union",
@@ -38,12 +53,12 @@ __all__ = [
 
 
 def dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool] = (False, False)) -> Tensor:
-    """Mask [H, W] grown by ``pixels`` in every direction, diagonals included; around the border
-    along the axes that ``wraps``.
+    """Mask [..., H, W] grown by ``pixels`` in every direction, diagonals included; around the
+    border along the axes that ``wraps``.
 
     By shifted copies of it, each step nearly doubling how far they reach.
     """
-    for axis, around in enumerate(wraps):
+    for axis, around in zip((-2, -1), wraps, strict=True):
         mask = _continued(mask, axis, pixels, around)
         width = 1
         while (step := min(width, 2 * pixels + 1 - width)) > 0:
@@ -56,20 +71,20 @@ def dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool] = (False, False))
 def _continued(mask: Tensor, axis: int, pixels: int, around: bool) -> Tensor:
     """``pixels`` more at both ends: nothing, or those of the other end."""
     if not around:
-        return F.pad(mask, (0, 0, pixels, pixels) if axis == 0 else (pixels, pixels))
+        return F.pad(mask, (0, 0, pixels, pixels) if axis == -2 else (pixels, pixels))
     size = mask.shape[axis]
     at = torch.arange(-pixels, size + pixels, device=mask.device)
     return mask.index_select(axis, at.remainder(size))
 
 
 def grid_mask(mask: Tensor, grid: Pair) -> Tensor:
-    """Mask [H, W] carried to another ``grid``: active where any covered input site is.
+    """Mask [..., H, W] carried to another ``grid``: active where any covered input site is.
 
     The windows are those of ``adaptive_max_pool2d``.
     """
-    for axis, new in enumerate(grid):
+    for axis, new in zip((-2, -1), grid, strict=True):
         if mask.shape[axis] % new == 0:
-            mask = mask.unflatten(axis, (new, -1)).any(axis + 1)
+            mask = mask.unflatten(axis, (new, -1)).any(axis)
         else:
             mask = _any_of_windows(mask, axis, new)
     return mask
@@ -111,19 +126,67 @@ def capacity(count: int) -> int:
     return -(-count // step) * step
 
 
-def space_sites(sites: Tensor, grid: Pair, outer: int, before: int, after: int) -> Tensor:
+def space_sites(
+    sites: Tensor, grid: Pair, outer: int, before: int, after: int, items: int = 1
+) -> Tensor:
     """Positions of active ``sites`` [S] along an axis with other entries around the grid.
 
     The axis holds ``before`` entries, ``outer`` times the sites of ``grid``, ``after`` entries;
-    returns int64 [before + outer * S + after], ascending: the others are always active.
+    returns int64 [before + outer * S + after], ascending: the others are always active. Of several
+    ``items``, whose axes follow each other, each entry is that of every item, one after the other.
     """
     count = grid[0] * grid[1]
-    first = before + count * torch.arange(outer, device=sites.device)
-    inside = (first[:, None] + sites).flatten()
-    end = before + outer * count
-    head = torch.arange(before, device=sites.device)
-    tail = torch.arange(end, end + after, device=sites.device)
-    return torch.cat([head, inside, tail])
+    size = before + outer * count + after
+    starts = size * torch.arange(items, device=sites.device)
+    if items > 1:
+        inside, item = within(sites, count)
+        sites = inside + size * item
+
+    def beside(first: int, number: int) -> Tensor:
+        entries = torch.arange(first, first + number, device=sites.device)
+        return (entries[:, None] + starts).flatten()
+
+    images = before + count * torch.arange(outer, device=sites.device)
+    inside = (images[:, None] + sites).flatten()
+    return torch.cat([beside(0, before), inside, beside(before + outer * count, after)])
+
+
+def sites_within(sites: Tensor | None, count: int, items: int) -> Tensor:
+    """Where in their item ``sites`` [S] of a batch are, of ``count`` an item; None: all."""
+    if sites is None:
+        return torch.arange(count, device="cpu").repeat(items)
+    return within(sites, count)[0]
+
+
+def items_at(sites: Tensor | None, count: int, items: int) -> Tensor:
+    """Whose ``sites`` [S] of a batch these are, of ``count`` an item; None: all."""
+    if sites is None:
+        return torch.arange(items, device="cpu").repeat_interleave(count)
+    return within(sites, count)[1]
+
+
+def lanes(
+    sites: Tensor, space: tuple[Pair, int, int, int], items: int, padded: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The packed rows of each item, side by side.
+
+    Rows are those of :func:`space_sites` for ``space`` (grid, outer, before, after). Returns
+    int64 [most, items]: the number of the i-th row of an item, -1 where it has fewer; and int64
+    [rows]: where in these, flattened, a row stands.
+    """
+    grid, outer, before, after = space
+    size = before + outer * grid[0] * grid[1] + after
+    item = within(space_sites(sites, *space, items), size)[1]
+    is_own = item.unsqueeze(1) == torch.arange(items, device=sites.device)
+    rank = (is_own.to(torch.int64).cumsum(0) - 1).gather(1, item.unsqueeze(1))[:, 0]
+    places = rank * items + item
+    rows = torch.arange(item.shape[0], device=sites.device)
+    every = torch.full((item.shape[0] * items,), -1, device=sites.device).index_put((places,), rows)
+    used = torch.zeros_like(rows).index_put((rank,), torch.ones_like(rank)).nonzero()[:, 0]
+    table = every.view(-1, items).index_select(0, used)
+    if padded:
+        table = F.pad(table, (0, 0, 0, capacity(used.shape[0]) - used.shape[0]), value=-1)
+    return table, places
 
 
 def kernel_map(
@@ -131,25 +194,31 @@ def kernel_map(
     in_sites: Tensor | None,
     out_sites: Tensor | None,
     padded: bool = False,
+    items: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Kernel map [S_out, taps] and halo sites [S_halo] of an operator.
 
     ``in_sites`` / ``out_sites`` are the active sites of its input and output, None for all of
-    them. With all input sites present the halo is only the placeholder.
+    them. With all input sites present the halo is only the placeholder. No tap reads another one
+    of the ``items``.
     """
     if exporting() or not native.takes(in_sites, out_sites):
-        return kernel_map_reference(geometry, in_sites, out_sites, padded)
-    reads, halo, position = native.read_sites(geometry, in_sites, out_sites)
+        return kernel_map_reference(geometry, in_sites, out_sites, padded, items)
+    reads, halo, position = native.read_sites(geometry, in_sites, out_sites, items)
     halo = _padded(halo) if padded and in_sites is not None else halo
     return native.number_sites(reads, halo, position), halo
 
 
 def kernel_map_reference(
-    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None, padded: bool
+    geometry: Geometry,
+    in_sites: Tensor | None,
+    out_sites: Tensor | None,
+    padded: bool,
+    items: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """:func:`kernel_map` in plain torch."""
-    reads = read(geometry, _sites(geometry, out_sites))
-    count = geometry.in_grid[0] * geometry.in_grid[1]
+    reads = read(geometry, _sites(geometry, out_sites, items), items)
+    count = items * geometry.in_grid[0] * geometry.in_grid[1]
     if in_sites is None:
         return torch.where(reads == OUTSIDE, count + 1, reads), reads.new_zeros(1)
     # The last entries stand for what is OUTSIDE: it indexes them from the end.
@@ -166,13 +235,13 @@ def kernel_map_reference(
     return position[reads], halo
 
 
-def source_sites(geometry: Geometry, out_sites: Tensor) -> Tensor:
+def source_sites(geometry: Geometry, out_sites: Tensor, items: int = 1) -> Tensor:
     """The one input site [S] that each output site reads (nearest resize)."""
-    return kernel_map(geometry, None, out_sites)[0][:, 0]
+    return kernel_map(geometry, None, out_sites, items=items)[0][:, 0]
 
 
-def _sites(geometry: Geometry, out_sites: Tensor | None) -> Tensor:
-    return all_sites(geometry.out_grid) if out_sites is None else out_sites
+def _sites(geometry: Geometry, out_sites: Tensor | None, items: int = 1) -> Tensor:
+    return all_sites(geometry.out_grid, items) if out_sites is None else out_sites
 
 
 def blend_weights(geometry: Bilinear, out_sites: Tensor | None) -> Tensor:

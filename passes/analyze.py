@@ -112,6 +112,13 @@ def _find_layout(node: Node) -> None:
     if isinstance(value, torch.Tensor) and layout.shape != tuple(value.shape):
         note(node, reason=f"the rule expects shape {layout.shape}")
         return
+    layouts = (facts(arg).layout for arg in node.all_input_nodes if facts(arg).edited)
+    items = {own.items for own in layouts if own is not None and own.grid}
+    if items == {1}:
+        layout = layout.without_items()
+    elif layout.grid and items != {layout.items}:
+        note(node, reason="the rule does not keep the items of the batch apart")
+        return
     note(node, layout=layout)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch import Tensor
 from torch.fx import Node
 
 from .facts import facts
+from .items import apart, joined
 from .layout import Layout
 
 
@@ -34,9 +37,13 @@ class Spot:
 def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` at the active positions of the axis of sites, and beside its grid."""
     space, dim = layout.space, layout.site_dim
-    inside = mask.flatten().repeat(space.outer)
-    active = torch.ones(space.size, dtype=torch.bool, device=mask.device)
-    active[space.before : space.before + space.sites] = inside
+    active = torch.ones(layout.items, space.size, dtype=torch.bool, device=mask.device)
+    inside = mask.reshape(-1, prod(space.grid)).repeat(1, space.outer)
+    active[:, space.before : space.before + space.sites] = inside
+    if layout.items > 1:
+        sizes, (factors, order, whole) = joined(layout).shape, apart(layout)
+        along = active.view([-1 if at == dim else 1 for at in range(len(sizes))]).expand(sizes)
+        return torch.where(ops.regroup(along, factors, order, whole), new, old)
     shape = [1] * new.dim()
     last = dim if layout.merged else dim + 1
     shape[dim : last + 1] = new.shape[dim : last + 1]
@@ -58,8 +65,8 @@ def blended(
     old: Sequence[Any],
     masks: Mapping[str, Tensor],
 ) -> list[Any]:
-    """Values at ``spots``: those on a grid blended by their ``masks``, bool [H, W] by name, all
-    others the new ones."""
+    """Values at ``spots``: those on a grid blended by their ``masks``, bool [H, W] or [N, H, W] by
+    name, all others the new ones."""
     values = list(new)
     for index, spot in enumerate(spots):
         if spot is not None and spot.mask:

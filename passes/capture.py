@@ -34,6 +34,8 @@ class Captured:
 
     module: GraphModule
     output_spec: TreeSpec
+    reset: frozenset[int]
+    """The identities of tensors that hang on the model, and that each call sets again."""
 
 
 def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
@@ -51,7 +53,7 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         try:
             # Models keep tables (rotary embeddings) from their first call on: made during export
             # they would be symbols, and the user's model broken.
-            warm_up(model, args, kwargs)
+            reset = warm_up(model, args, kwargs)
         except SparsifyError:
             raise
         except Exception as error:
@@ -73,7 +75,7 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     expected = tree_flatten((args, kwargs))[1]
     if program.call_spec.in_spec != expected:
         raise CaptureError("the model's inputs were re-ordered by export: pass plain containers")
-    return Captured(module, program.call_spec.out_spec)
+    return Captured(module, program.call_spec.out_spec, reset)
 
 
 def _exported(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:

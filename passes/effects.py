@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
-def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's output, after a call that fills the tables which it keeps from then on.
+def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int]:
+    """Calls the model, which fills the tables that it keeps from then on. Returns the identities of
+    tensors that every call sets again before it reads them: no graph depends on their values.
 
     What a second, equal call changes again is state, which no graph keeps: raises
     :class:`CaptureError`, which names it, and puts everything back.
@@ -27,9 +28,10 @@ def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         output = _called(model, args, kwargs)
         after = Snapshot(model)
         if (kept := before.differs(after)) is None:
-            return output
+            return frozenset()
         again = _called(model, args, kwargs)
-        if (state := after.differs(Snapshot(model))) is not None:
+        last = Snapshot(model)
+        if (state := after.differs(last)) is not None:
             raise CaptureError(
                 f"{type(model).__name__} changes {state} at every call, which a captured graph "
                 "cannot: pass it as an input, or change it outside of forward"
@@ -42,7 +44,7 @@ def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     except Exception:
         before.restore()
         raise
-    return output
+    return frozenset(map(id, last.tensors)) - frozenset(map(id, after.tensors))
 
 
 def _called(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

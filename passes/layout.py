@@ -1,10 +1,11 @@
 """What the axes of a value mean.
 
-A :class:`Layout` splits every dimension of a tensor into named factors: ``y`` and ``x`` of one
-grid, or plain. Reshapes regroup the factors, permutations reorder them. A value whose ``y``
-stands directly before its ``x`` can be packed: both become one axis of active sites. Text and
-image tokens joined along one axis are a single factor ``joint``. What runs along the axis of
-sites besides the grid (frames before it, text around it) is its :class:`Space`.
+A :class:`Layout` splits every dimension of a tensor into named factors: the items ``n`` of a batch,
+``y`` and ``x`` of one grid, or plain. Reshapes regroup the factors, permutations reorder them. A
+value whose ``y`` stands directly before its ``x`` can be packed: both, and ``n`` from wherever it
+stands, become one axis of active sites. Text and image tokens joined along one axis are a single
+factor ``joint``. What runs along the axis of sites besides the grid (frames before it, text around
+it) is its :class:`Space`. A batch of one has no ``n``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Space:
 
 @dataclass(frozen=True)
 class Axis:
-    """A factor of a dimension; ``name`` is "y", "x", "joint" (both of a space) or "" (plain)."""
+    """A factor of a dimension; ``name`` is "n" (items of a batch), "y", "x", "joint" (both of a
+    space) or "" (plain)."""
 
     size: int
     name: str = ""
@@ -68,8 +70,18 @@ def joint(space: Space) -> Dim:
 
 
 def plain(size: int) -> Dim:
-    """A dimension without spatial meaning."""
+    """A dimension without a meaning to us."""
     return (Axis(size),) if size != 1 else ()
+
+
+def batch(size: int) -> Dim:
+    """The items of a batch."""
+    return (Axis(size, "n"),) if size != 1 else ()
+
+
+def _leading(sizes: Sequence[int]) -> list[Dim]:
+    """Dimensions before those of the grid: the first is the batch."""
+    return [batch(sizes[0]), *map(plain, sizes[1:])] if sizes else []
 
 
 @dataclass(frozen=True)
@@ -84,29 +96,34 @@ class Layout:
 
     @staticmethod
     def image(shape: Sequence[int]) -> Layout:
-        """[..., H, W]; a grid of one row or column is not worth packing."""
+        """[N, ..., H, W]; a grid of one row or column is not worth packing."""
+        return Layout((*_leading(shape[:-2]), (), ())).with_image(shape)
+
+    def with_image(self, shape: Sequence[int]) -> Layout:
+        """An image of ``shape`` [N, ..., H, W], of the same items as this one."""
         *rest, height, width = shape
         if height < 2 or width < 2:
             return Layout.of_plain(shape)
         spatial = ((Axis(height, "y"),), (Axis(width, "x"),))
-        return Layout((*(plain(size) for size in rest), *spatial))
+        lead = [self.dims[0], *map(plain, rest[1:])] if rest else []
+        return Layout((*lead, *spatial))
 
     @staticmethod
     def tokens(shape: Sequence[int], grid: Grid) -> Layout:
         """[N, L, ...] with L = H*W."""
         token_dim = (Axis(grid[0], "y"), Axis(grid[1], "x"))
-        return Layout((plain(shape[0]), token_dim, *map(plain, shape[2:])))
+        return Layout((batch(shape[0]), token_dim, *map(plain, shape[2:])))
 
     @staticmethod
     def lines(shape: Sequence[int]) -> Layout:
-        """[..., H, W], also of one row or column: its sites are then those of a line."""
+        """[N, ..., H, W], also of one row or column: its sites are then those of a line."""
         *rest, height, width = shape
         sites = (Axis(height, "y"), Axis(width, "x"))
-        return Layout((*map(plain, rest), sites)).reshape(shape)
+        return Layout((*_leading(rest), sites)).reshape(shape)
 
     @staticmethod
     def channels_last(shape: Sequence[int]) -> Layout:
-        """[..., H, W, C], else as :meth:`lines`."""
+        """[N, ..., H, W, C], else as :meth:`lines`."""
         return Layout((*Layout.lines(shape[:-1]).dims, plain(shape[-1])))
 
     @property
@@ -115,10 +132,21 @@ class Layout:
 
     def find(self, name: str) -> int | None:
         """The dimension that holds the axis ``name``."""
+        names = (name,) if name == "n" else (name, "joint")
         for index, dim in enumerate(self.dims):
-            if any(axis.name in (name, "joint") for axis in dim):
+            if any(axis.name in names for axis in dim):
                 return index
         return None
+
+    @property
+    def items(self) -> int:
+        """How many items its axis ``n`` has; 1 without one."""
+        return prod(axis.size for dim in self.dims for axis in dim if axis.name == "n")
+
+    def without_items(self) -> Layout:
+        """The items as a plain axis, where the model does not keep them apart."""
+        dims = (tuple(Axis(a.size) if a.name == "n" else a for a in dim) for dim in self.dims)
+        return Layout(tuple(tuple(_merge_plain(list(dim))) for dim in dims))
 
     @property
     def grid(self) -> Grid | None:
@@ -127,16 +155,16 @@ class Layout:
             space = named["joint"].space
             assert space is not None
             return space.grid
-        return (named["y"].size, named["x"].size) if named else None
+        return (named["y"].size, named["x"].size) if "y" in named else None
 
     @property
     def space(self) -> Space:
         """How the axis of sites runs; only for packable layouts."""
         dim, grid = self.dims[self.site_dim], self.grid
         assert grid is not None
-        if dim[0].name == "joint":
-            assert dim[0].space is not None
-            return dim[0].space
+        if dim[-1].name == "joint":
+            assert dim[-1].space is not None
+            return dim[-1].space
         return Space(grid, prod(axis.size for axis in dim if not axis.name))
 
     @property
@@ -148,12 +176,15 @@ class Layout:
 
     @property
     def packable(self) -> bool:
-        """``y`` directly before ``x``; plain factors share their dimension only before them."""
+        """``y`` directly before ``x``; plain factors share their dimension only before them, and
+        items only before all of the joint axis."""
         y, x = self.find("y"), self.find("x")
         if y is None or x is None or x not in (y, y + 1):
             return False
         names = [axis.name for dim in self.dims[y : x + 1] for axis in dim]
-        return names == ["joint"] or (names[-2:] == ["y", "x"] and not any(names[:-2]))
+        if "joint" in names:
+            return names in (["joint"], ["n", "joint"])
+        return names[-2:] == ["y", "x"] and not set(names[:-2]) - {"", "n"}
 
     @property
     def site_dim(self) -> int:
@@ -175,7 +206,9 @@ class Layout:
 
     def packed_shape(self) -> list[int]:
         """Shape of the packed value, -1 for the number of active sites."""
-        shape = [-1 if any(a.name for a in dim) else prod(a.size for a in dim) for dim in self.dims]
+        shape = [
+            -1 if any(_is_site(axis) for axis in dim) else _without_items(dim) for dim in self.dims
+        ]
         if not self.merged:
             del shape[self.site_dim + 1]
         return shape
@@ -193,6 +226,8 @@ class Layout:
     def along(self, space: Space | None, size: int = 0) -> Layout:
         """The layout with another space along its axis of sites; None: plain, of ``size``."""
         at = self.site_dim
+        if any(axis.name == "n" for axis in self.dims[at]):
+            raise Unmatched("cuts or joins the items of the batch")
         dim = plain(size) if space is None else joint(space)
         return Layout((*self.dims[:at], dim, *self.dims[at + 1 :]))
 
@@ -225,6 +260,14 @@ class Layout:
         return Layout(tuple(dims))
 
 
+def _is_site(axis: Axis) -> bool:
+    return axis.name in ("y", "x", "joint")
+
+
+def _without_items(dim: Dim) -> int:
+    return prod(axis.size for axis in dim if axis.name != "n")
+
+
 def _merge_plain(axes: list[Axis]) -> list[Axis]:
     merged: list[Axis] = []
     for axis in axes:
@@ -250,6 +293,9 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
             raise Unmatched("operands disagree about the grid")
         dims.append(spatial.pop() if spatial else plain(size))
     names = [axis.name for dim in dims for axis in dim if axis.name]
-    if names not in ([], ["joint"]) and sorted(names) != ["x", "y"]:
+    if names.count("n") > 1:
+        raise Unmatched("compares the items of the batch")
+    names = sorted(name for name in names if name != "n")
+    if names not in ([], ["joint"], ["x", "y"]):
         raise Unmatched("operands disagree about the grid")
     return Layout(tuple(dims))

@@ -17,6 +17,7 @@ from .analyze import is_drawn
 from .base import Pass
 from .costs import Costs
 from .facts import facts, is_constant, note
+from .items import apart, joined
 from .layout import Layout
 from .packed import Packed
 from .place import Place
@@ -56,21 +57,22 @@ class Packer(Stages):
     """The state of one run of :class:`Pack`."""
 
     def __init__(self, module: GraphModule, options: Pack) -> None:
-        super().__init__(module.graph, options.padded)
+        # An input on a grid: tells the device.
+        self._first = next(n for n in module.graph.nodes if facts(n).edited)
+        super().__init__(module.graph, options.padded, layout_of(self._first).items)
         self._options, self.costs = options, options.costs
         self._current: dict[Node, Node] = {}
         self._origin: dict[Node, tuple[Any, ...]] = {}
         self._recall = Recall(options.norm == "updated")
-        # An input on a grid: tells the device.
-        self._first = next(n for n in self._graph.nodes if facts(n).edited)
 
     def run(self) -> Packed:
         nodes = [n for n in self._graph.nodes if is_constant(n) or facts(n).stage == "record"]
         for node in nodes:
             self._current[node] = self._emit(node)
-        outputs: Any = self._graph.output_node().args[0]
-        leaves = [leaf for leaf in outputs if isinstance(leaf, Node)]
-        return Packed([self._output(leaf) for leaf in leaves], self.committed)
+        results: Any = self._graph.output_node().args[0]
+        leaves = [leaf for leaf in results if isinstance(leaf, Node)]
+        outputs = [self._output(leaf) for leaf in leaves]
+        return Packed(outputs, self._current.__getitem__, self.committed)
 
     # -- current values -----------------------------------------------------------------------
 
@@ -78,7 +80,8 @@ class Packer(Stages):
         self, image: Node, geometry: Geometry, out_sites: Node | None
     ) -> tuple[Node, Node | None, Node]:
         in_sites = self.own_sites(image)
-        both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, *self._padding)
+        how = (bool(self._padding), self.items) if self.items > 1 else self._padding
+        both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, *how)
         kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
         x = self.current_at(image, in_sites)
         if in_sites is None:
@@ -115,7 +118,9 @@ class Packer(Stages):
         return full if sites is None else self.update(ops.take, full, sites, layout.site_dim)
 
     def _merged(self, stage: str, layout: Layout, full: Node) -> Node:
-        """A full value with ``y`` and ``x`` flattened to one axis."""
+        """A full value with ``y`` and ``x`` flattened to one axis, of all items."""
+        if self.items > 1:
+            return self._shared(stage, ops.regroup, full, *joined(layout))
         if layout.merged:
             return full
         dim = layout.site_dim
@@ -132,7 +137,9 @@ class Packer(Stages):
             base = self._stored(value)
             layout = layout_of(value)
             full = self._overlaid(value, base)
-            if _by_rows(layout):
+            if self.items > 1:
+                full = self.update(ops.regroup, full, *apart(layout, rows=_by_rows(layout)))
+            elif _by_rows(layout):
                 full = self.update(ops.from_rows, full, *layout.space.grid)
             elif not layout.merged:
                 dim = layout.site_dim
@@ -189,7 +196,8 @@ class Packer(Stages):
         key = ("blended", value)
         if key not in self._memo:
             layout, device = layout_of(value), self._first.meta["val"].device
-            every = self._shared("update", ops.every_site, layout.space.size, device)
+            count = self.items * layout.space.size
+            every = self._shared("update", ops.every_site, count, device)
             sites = self.own_sites(value)
             base, new = self.baseline_at(value, every), self._current[value]
             self._memo[key] = self.update(ops.overlay, base, new, sites, layout.site_dim)
@@ -199,7 +207,9 @@ class Packer(Stages):
     def _stored(self, value: Node) -> Node:
         """The record node to remember: images as rows, others with one axis of sites."""
         layout = layout_of(value)
-        if _by_rows(layout):
+        if self.items > 1:
+            node = self.record(ops.regroup, value, *joined(layout, rows=_by_rows(layout)))
+        elif _by_rows(layout):
             node = self.record(ops.to_rows, value)
         else:
             node = self._merged("record", layout, value)
@@ -253,10 +263,11 @@ class Packer(Stages):
                 count, eps = prod(shape_of(x)[2:]), norm.args[4]
                 old = self.baseline_at(x, sites)
                 new = self._current[x]
-                repeated = (sites,) if self._options.padded else ()
-                both = self.update(
-                    norms.updated_statistics, new, old, *recorded, count, eps, *repeated
-                )
+                more = (sites,) if self._options.padded else ()
+                if self.items > 1:
+                    own = self.items_at(sites, layout_of(x).space.size)
+                    more = (*(more or (None,)), own)
+                both = self.update(norms.updated_statistics, new, old, *recorded, count, eps, *more)
                 parts = tuple(self.update(operator.getitem, both, index) for index in (0, 1))
             self._memo[key] = parts
         statistics: tuple[Node, Node] = self._memo[key]
@@ -327,6 +338,11 @@ class Packer(Stages):
             return self.materialise(node)
         layout = layout_of(node)
         self._origin[node] = ("output", node)
+        if self.items > 1:
+            old, new = self._merged("update", layout, node), self._current[node]
+            full = self._shared("update", ops.overlay, old, new, sites, layout.site_dim)
+            full = self._shared("update", ops.regroup, full, *apart(layout))
+            return self._shared("update", ops.contiguous, full)
         if _by_rows(layout):
             return self._shared("update", ops.overlay_image, node, self._current[node], sites)
         if layout.merged:
@@ -373,7 +389,10 @@ class Packer(Stages):
         if self._options.norm == "baseline" or self.own_sites(x) is None:
             return self.current_statistics(norm, x)
         groups, eps = norm.args[3:]
-        both = self._shared("update", norm.target, self._blended(x), None, None, groups, eps)
+        whole = self._blended(x)
+        if self.items > 1:
+            whole = self._shared("update", ops.regroup, whole, *apart(layout_of(x)))
+        both = self._shared("update", norm.target, whole, None, None, groups, eps)
         return self.update(operator.getitem, both, 1), self.update(operator.getitem, both, 2)
 
 

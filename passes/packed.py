@@ -14,5 +14,7 @@ class Packed:
 
     outputs: Sequence[Node]
     """The update's results, in the order of the model's."""
+    current: Callable[[Node], Node]
+    """The update node of a value of the model, packed where it has a mask."""
     committed: Callable[[Node], Node]
     """The update node that takes the place of a recorded value when an edit is committed."""

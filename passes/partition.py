@@ -113,7 +113,7 @@ class _Crossing:
         self._values["output"], self.outputs = self._leaves()
         masks = dict.fromkeys(mask for n in joint.graph.nodes if (mask := facts(n).mask))
         self._values["mask"] = {f"mask.{node.name}": node for node in masks}
-        self._values |= joint.meta.get("values", {})
+        self._values |= joint.meta.get("values", {})  # of kinds that other passes declare
 
     def _leaves(self) -> tuple[dict[str, Value], tuple[str | Constant, ...]]:
         """The results of the model that are tensors, and all of them."""

@@ -79,6 +79,24 @@ def find_pictures(
     return [group for group in _grouped([], last) if any(r.is_used for r in group)] or groups
 
 
+def with_items_apart(module: GraphModule, layouts: Mapping[int, Layout]) -> Mapping[int, Layout]:
+    """``layouts`` of inputs as they are; with the items as a plain axis, where the model does not
+    keep those of a batch apart: then fewer of its values would lie on a grid."""
+    together = {index: layout.without_items() for index, layout in layouts.items()}
+    if len({layout.items for layout in layouts.values()}) > 1:
+        return together
+    for index, layout in layouts.items():
+        if layout.items > 1:
+            own, whole = (read(module, index, x[index]).places for x in (layouts, together))
+            if any(place.packable and not _packs(own.get(node)) for node, place in whole.items()):
+                return together
+    return layouts
+
+
+def _packs(layout: Layout | None) -> bool:
+    return layout is not None and layout.packable
+
+
 def _readings(module: GraphModule, layouts: Mapping[int, Layout]) -> list[Reading]:
     return [read(module, i, layout) for i, layout in layouts.items() if layout.grid]
 

@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from .costs import Costs
 from .facts import facts, is_constant, layout_of
+from .items import by_item, differs, joined
 from .layout import Layout
 
 aten = torch.ops.aten
@@ -33,6 +34,14 @@ class Packer(Protocol):
     def sized(self, table: Node, sites: Node | None) -> Node: ...
 
     def sites(self, mask: Node | None, layout: Layout) -> Node | None: ...
+
+    items: int
+
+    def sites_within(self, sites: Node | None, count: int) -> Node: ...
+
+    def items_at(self, sites: Node | None, count: int) -> Node: ...
+
+    def lanes(self, mask: Node, layout: Layout) -> tuple[Node, Node]: ...
 
     def taps(
         self, image: Node, geometry: Geometry, out_sites: Node | None
@@ -98,6 +107,14 @@ class Place:
             return value
         return value if self.is_baseline else self._packer.materialise(value)
 
+    def entries(self, value: Node, layout: Layout) -> Node:
+        """A value without a grid that stands beside it, along the axis of sites of ``layout``."""
+        full: Node = self.plain(value)
+        if self.items == 1:
+            return full
+        shape = tuple(value.meta["val"].shape)
+        return self.call(ops.regroup, full, *joined(layout, shape, beside=True))
+
     def materialise(self, value: Node) -> Node:
         """The current value of every site: the overlay, written out."""
         return self._packer.materialise(value)
@@ -108,6 +125,8 @@ class Place:
         if facts(value).edited and own and own.grid:
             return self.packed(value)
         shape = tuple(value.meta["val"].shape)
+        if differs(layout, shape):
+            return self._of_items(self.plain(value), shape, layout)
         site = layout.site_dim - len(layout.dims)  # counted from the back
         spatial = range(site, site + (1 if layout.merged else 2))
         sizes = [shape[dim] if len(shape) >= -dim else 1 for dim in spatial]
@@ -127,9 +146,44 @@ class Place:
                 full = self.call(aten.expand.default, full, target)
             full = self.call(aten.flatten.using_ints, full, site, site + 1)
             site += 1
-        if self.sites is None:
-            return full
-        return self.call(ops.take, full, self.sites, site)
+        sites = self.sites
+        if self._packer.items > 1:
+            sites = self._packer.sites_within(sites, layout.space.size)
+        return full if sites is None else self.call(ops.take, full, sites, site)
+
+    def _of_items(self, full: Node, shape: tuple[int, ...], layout: Layout) -> Node:
+        """A tensor with a value for each item, and perhaps for each site of it, gathered."""
+        spatial = range(layout.site_dim, layout.site_dim + (1 if layout.merged else 2))
+        target = [*[1] * (len(layout.dims) - len(shape)), *shape]
+        if len({target[dim] > 1 for dim in spatial}) > 1:
+            for dim in spatial:
+                target[dim] = layout.shape[dim]
+            full = self.call(aten.expand.default, full, target)
+        has_sites = any(target[dim] > 1 for dim in spatial)
+        full = self.call(ops.regroup, full, *joined(layout, target))
+        sites = self.sites if has_sites else self.item_of_site(layout)
+        return full if sites is None else self.call(ops.take, full, sites, layout.site_dim)
+
+    @property
+    def items(self) -> int:
+        """How many items a batch has, whose sites packed values hold."""
+        return self._packer.items
+
+    def item_of_site(self, layout: Layout) -> Node:
+        """int64 [S]: whose item each site of a value of ``layout`` is."""
+        return self._packer.items_at(self.sites, layout.space.size)
+
+    def by_item(self, value: Node, layout: Layout) -> Node:
+        """All of an operand whose axes, but the last two, broadcast against a value of ``layout``;
+        with an axis of its items before them."""
+        shape = tuple(value.meta["val"].shape)
+        return self.call(ops.regroup, self.materialise(value), *by_item(layout, shape))
+
+    def lanes(self, node: Node) -> tuple[Node, Node]:
+        """The packed rows of each item of ``node``, side by side (:func:`.tables.lanes`)."""
+        mask = facts(node).mask
+        assert mask is not None
+        return self._packer.lanes(mask, layout_of(node))
 
     @property
     def costs(self) -> Costs:
@@ -157,7 +211,8 @@ class Place:
     def moved(self, geometry: Geometry) -> Place:
         """The baseline place at the input sites that these sites read through ``geometry``."""
         assert self.sites is not None and self.is_baseline
-        sites = self._packer.plan(tables.source_sites, geometry, self.sites)
+        items = (self.items,) if self.items > 1 else ()
+        sites = self._packer.plan(tables.source_sites, geometry, self.sites, *items)
         return Place(self._packer, self._packer.sized(sites, self.sites), True, self._anchor)
 
     def statistics(self, norm: Node, x: Node) -> tuple[Node, Node]:

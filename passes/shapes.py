@@ -30,7 +30,9 @@ class PropagateShapes(Pass):
     grid: Grid
 
     def apply(self, graphs: Graphs) -> Graphs:
-        mask = torch.ones(self.grid, dtype=torch.bool, device="cpu")
+        items = max(spot.layout.items for spot in graphs.inputs if spot)
+        shape = (items, *self.grid) if items > 1 else self.grid
+        mask = torch.ones(shape, dtype=torch.bool, device="cpu")
         record, plan = graphs["record"], graphs["plan"]
         planned = _run(plan, {"mask": mask})
         tables = {name: x for name, x in planned.items() if name.startswith("table.")}

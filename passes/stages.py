@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from sparsify.codegen import ops, tables
@@ -10,16 +12,18 @@ from sparsify.codegen.geometry import Geometry
 from torch.fx import Graph, Node
 
 from .facts import facts, note
-from .layout import Layout
+from .layout import Grid, Layout, Space
 
 
 class Stages:
     """Adds nodes to ``graph``. ``_memo`` holds those that are made once, by meaning. ``padded``
-    tables have one of few sizes."""
+    tables have one of few sizes. Layouts have ``items`` along their axis ``n``."""
 
-    def __init__(self, graph: Graph, padded: bool) -> None:
+    def __init__(self, graph: Graph, padded: bool, items: int) -> None:
         self._graph = graph
+        self.items = items
         self._padding = (True,) if padded else ()
+        self._of_items = (items,) if items > 1 else ()
         self._memo: dict[Any, Any] = {}
 
     def _node(self, stage: str, target: Any, args: Any, kwargs: Any = {}) -> Node:  # noqa: B006
@@ -62,8 +66,7 @@ class Stages:
         space = layout.space
         if space.is_grid:
             return node
-        around = (space.grid, space.outer, space.before, space.after)
-        return self._shared("update", tables.space_sites, node, *around)
+        return self._shared("update", tables.space_sites, node, *_around(space), *self._of_items)
 
     def own_sites(self, value: Node) -> Node | None:
         mask, layout = facts(value).mask, facts(value).layout
@@ -72,7 +75,38 @@ class Stages:
     def table(
         self, function: Callable[..., Any], geometry: Geometry, sites: Node | None, *args: Any
     ) -> Node:
+        if self.items > 1:
+            inside = self.plan(tables.sites_within, sites, prod(geometry.out_grid), self.items)
+            return self.sized(self.plan(function, geometry, inside, *args), sites)
         return self.sized(self.plan(function, geometry, sites, *args), sites)
+
+    # -- items of a batch ---------------------------------------------------------------------
+
+    def sites_within(self, sites: Node | None, count: int) -> Node:
+        """Where in their item ``sites`` are, of ``count`` an item."""
+        return self._by_site(tables.sites_within, sites, count)
+
+    def items_at(self, sites: Node | None, count: int) -> Node:
+        """Whose ``sites`` these are, of ``count`` an item."""
+        return self._by_site(tables.items_at, sites, count)
+
+    def _by_site(self, function: Callable[..., Any], sites: Node | None, count: int) -> Node:
+        if sites is not None and facts(sites).stage == "update":
+            return self._shared("update", function, sites, count, self.items)
+        return self.sized(self.plan(function, sites, count, self.items), sites)
+
+    def lanes(self, mask: Node, layout: Layout) -> tuple[Node, Node]:
+        """The packed rows of each item, side by side, and where in these a row stands."""
+        node, around = self.plan(tables.active_sites, mask, *self._padding), _around(layout.space)
+        both = self.plan(tables.lanes, node, around, self.items, *self._padding)
+        rows, places = (self.plan(operator.getitem, both, index) for index in (0, 1))
+        note(rows, dynamic=True)
+        note(places, dynamic=True)
+        return rows, self._shared("update", ops.same_sites, places, self.sites(mask, layout))
+
+
+def _around(space: Space) -> tuple[Grid, int, int, int]:
+    return space.grid, space.outer, space.before, space.after
 
 
 def _table(arg: Any) -> Any:

@@ -1,6 +1,7 @@
 """Make a generative PyTorch model fast to edit with: compute only what an edit touches."""
 
 from .baseline import Baseline
+from .baseline_file import load_baseline, save_baseline
 from .codegen.errors import (
     BaselineError,
     CaptureError,
@@ -45,5 +46,7 @@ __all__ = [
     "difference_mask",
     "dump",
     "load",
+    "load_baseline",
+    "save_baseline",
     "sparsify",
 ]

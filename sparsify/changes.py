@@ -30,7 +30,7 @@ def changed(runtime: Runtime, baseline: Baseline, call: Call) -> Tensor:
             own = sites(spot.layout, old != new).cpu()
             if len(own) != len(found):
                 own = own.any(0, keepdim=True)
-            found |= torch.stack([grid_mask(item, baseline.grid) for item in own])
+            found |= grid_mask(own, baseline.grid)
     return found
 
 

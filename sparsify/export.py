@@ -130,6 +130,7 @@ class _Exporter:
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
         _, baseline = self._sparse.record(self._call)
         values: dict[str, Any] = {"mask": mask, **self._inputs()}
+        values["mask"] = mask = self._sparse.runtime.mask(mask)
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
         values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from .codegen.errors import GridError
 from .passes.layout import Grid, Layout
-from .passes.pictures import Group, find_pictures
+from .passes.pictures import Group, find_pictures, with_items_apart
 from .signature import Call
 
 
@@ -59,7 +59,7 @@ class Possible:
             raise _no_picture(self.names)
         if len(groups) > 1:
             raise _undecided(self.names, groups)
-        layouts = {reading.index: reading.layout for reading in groups[0]}
+        layouts = with_items_apart(module, {r.index: r.layout for r in groups[0]})
         return tuple(layouts.get(index) for index in range(len(self.names)))
 
 

@@ -18,10 +18,10 @@ class Tables:
     """What a program made of a mask."""
 
     mask: Tensor
-    """bool [H, W], on the host."""
+    """bool [H, W] or [N, H, W], on the host."""
     tables: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
-    """bool [H, W], by name."""
+    """bool [H, W] or [N, H, W], by name."""
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
 

@@ -60,7 +60,7 @@ class Program:
         possible = Possible.of(call, config.grids)
         captured, call = capture_call(model, call, may_be_tensors)
         self.signature = call.signature
-        self._state = State(model, resets)
+        self._state = State(model, resets, captured.reset)
         self._retired: str | None = None
         self.output_spec = captured.output_spec
         inspect = Inspect.from_environment()

@@ -26,7 +26,8 @@ class Report:
 
     nodes: tuple[NodeReport, ...]
     masks: Mapping[Grid, Tensor]
-    """The active mask, bool [H, W], of each grid; the widest of those that MACs go by."""
+    """The active mask, bool [H, W] or [N, H, W], of each grid; the widest of those that MACs go
+    by."""
     is_dense: bool = False
     """The edit is so large that the dense model runs."""
     fused: tuple[Fused, ...] = ()
@@ -115,12 +116,12 @@ class Report:
         return table
 
     def picture(self, path: str | Path, size: int = 160) -> None:
-        """Saves a PNG of the active mask of every grid, finest first."""
+        """Saves a PNG of the active mask of every grid, finest first; of all items in one."""
         grids = sorted(self.masks, key=lambda grid: -grid[0] * grid[1])
         sheet = Image.new("RGB", (len(grids) * (size + 8) + 8, size + 32), "white")
         draw = ImageDraw.Draw(sheet)
         for index, grid in enumerate(grids):
-            mask, left = self.masks[grid], 8 + index * (size + 8)
+            mask, left = self.masks[grid].view(-1, *grid).any(0), 8 + index * (size + 8)
             tile = Image.fromarray(mask.cpu().numpy()).convert("L").resize((size, size), 0)
             sheet.paste(Image.new("RGB", (size, size), "#20304a"), (left, 24))
             sheet.paste(Image.new("RGB", (size, size), "#ffb000"), (left, 24), tile)
@@ -151,7 +152,7 @@ def make_report(sidecar: Sidecar, tables: Tables | None, kept: Mapping[str, int]
 
 
 def _size(mask: Tensor) -> Grid:
-    height, width = mask.shape
+    height, width = mask.shape[-2:]
     return height, width
 
 

@@ -46,9 +46,14 @@ class Runtime:
         """The tables of a plan and its masks, made once."""
         key, batch, grid = self.sidecar.key, self.sidecar.batch, self.sidecar.grid
         if key not in plan.tables:
-            mask = fitted(plan.mask, grid, batch)
-            plan.tables[key] = self._tables(mask if mask.dim() == 2 else mask.any(0))
+            plan.tables[key] = self._tables(self.mask(fitted(plan.mask, grid, batch)))
         return plan.tables[key]
+
+    def mask(self, given: Tensor) -> Tensor:
+        """bool [H, W], or [N, H, W] where graphs know the items: as the plan graph takes it."""
+        if self.sidecar.items > 1:
+            return given.expand(self.sidecar.items, *self.sidecar.grid).contiguous()
+        return given if given.dim() == 2 else given.any(0)
 
     def _tables(self, mask: Tensor) -> Tables:
         # On the host, which then knows all sizes: no update waits for the device to tell.
@@ -62,8 +67,8 @@ class Runtime:
         return Tables(mask, tables, masks, is_dense)
 
     def operands(self, baseline: Baseline, call: Call, mask: Tensor) -> Values:
-        """All that the update graph reads, for a mask bool [H, W] however large."""
-        planned = self._run("plan", {"mask": mask})
+        """All that the update graph reads, for a mask bool [H, W] or [N, H, W] however large."""
+        planned = self._run("plan", {"mask": self.mask(mask)})
         tables = {name: self._sent(own) for name, own in planned.items()}
         return {**_inputs(call.leaves), **tables, **baseline.expanded()}
 

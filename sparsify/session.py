@@ -135,7 +135,7 @@ class Editing:
             return self.plan
         found = changed(program.runtime, baseline, call)
         mask = fitted(self.plan.mask, baseline.grid, len(found))
-        found = found if mask.dim() == 3 else found.any(0)
+        found = found if program.runtime.sidecar.items > 1 else found.any(0)
         return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
 
     def _twin(self, call: Call) -> int:

@@ -97,12 +97,17 @@ class Sidecar:
         )
 
     @property
+    def items(self) -> int:
+        """How many masks an update takes; 1 where all items of a batch share one."""
+        return max(spot.layout.items for spot in self.inputs if spot)
+
+    @property
     def only_grids(self) -> bool:
         """Every result lies on a grid, so an empty mask leaves all of them as recorded."""
         return all(spot is not None and spot.mask for spot in self.results.values())
 
     def is_large(self, masks: Mapping[str, torch.Tensor]) -> bool:
-        """Would an update with these masks, bool [H, W] by name, compute too much?"""
+        """Would an update with these masks, bool [H, W] or [N, H, W] by name, compute too much?"""
         shares = {name: float(mask.float().mean()) for name, mask in masks.items()}
         edited = [node for node in self.nodes if node.state != "static"]
         now = sum(node.macs * shares.get(node.mask, 1.0) for node in edited)

@@ -54,7 +54,7 @@ class Call:
     def of(self, leaves: Sequence[Any]) -> Call:
         """The same call with these leaves."""
         args, kwargs = tree_unflatten(leaves, self.signature.spec)
-        signature = replace(self.signature, leaves=_described(tuple(leaves)))
+        signature = replace(self.signature, leaves=described(tuple(leaves)))
         return Call(args, kwargs, tuple(leaves), signature, self.what)
 
     def like(self, signature: Signature) -> Call:
@@ -91,7 +91,7 @@ def bind_to(
     order = [p for p in parameters.parameters]
     names = tuple(_name(path, order) for path, _ in pairs)
     leaves = tuple(leaf for _, leaf in pairs)
-    return Call(args, kwargs, leaves, Signature(spec, _described(leaves), names))
+    return Call(args, kwargs, leaves, Signature(spec, described(leaves), names))
 
 
 def is_number(leaf: Any) -> bool:
@@ -126,7 +126,8 @@ def _name(path: Any, parameters: list[str]) -> str:
     return root.strip("[]'") + keystr(tuple(rest))
 
 
-def _described(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
+def described(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a signature says of leaves."""
     return tuple(map(_describe, leaves))
 
 

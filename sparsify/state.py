@@ -32,12 +32,18 @@ class Weights(NamedTuple):
 class State:
     """The attributes and weights of a model, as they were when it was captured."""
 
-    def __init__(self, model: nn.Module, refreshes: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, refreshes: int = 0, reset: frozenset[int] = frozenset()
+    ) -> None:
+        """The values of tensors in ``reset``, known by identity, do not matter: each call of the
+        model sets them again."""
         self._model = model
         self._attributes = Attributes(model)
         self._weights = Fingerprint((*model.parameters(), *model.buffers()))
         self._layout = self._weights.layout
-        self._constants = Fingerprint(self._attributes.tensors)
+        tensors = enumerate(self._attributes.tensors)
+        self._reset = {number for number, tensor in tensors if id(tensor) in reset}
+        self._constants = Fingerprint(self._read(self._attributes))
         self.constants = self._constants.content()
         """A checksum of the tensors that graphs have as constants."""
         self._refreshes = refreshes
@@ -51,13 +57,17 @@ class State:
             attributes = Attributes(self._model)
             if name := self._attributes.difference(attributes):
                 return name
-            constants = Fingerprint(attributes.tensors)
+            constants = Fingerprint(self._read(attributes))
         else:
             attributes, constants = self._attributes, self._constants
         if constants.content(whole) != self.constants:
             return "tensor attributes"
         self._attributes, self._constants = attributes, constants
         return None if self._weights.look() == self._layout else "weights"
+
+    def _read(self, attributes: Attributes) -> list[Tensor]:
+        """The tensors that a graph may have as constants."""
+        return [t for i, t in enumerate(attributes.tensors) if i not in self._reset]
 
     def weights(self, whole: bool = False) -> Weights:
         """The contents of parameters and buffers now; with ``whole`` nothing is taken on trust."""

@@ -221,7 +221,7 @@ def test_layouts() -> None:
     tokens = image.reshape((2, 2, 3, 20)).permute((0, 1, 3, 2))
     assert tokens.shape == (2, 2, 20, 3)
     assert (tokens.site_dim, tokens.merged, tokens.grid) == (2, True, (4, 5))
-    assert image.permute((0, 2, 3, 1)).packed_shape() == [2, -1, 6]
+    assert image.permute((0, 2, 3, 1)).packed_shape() == [1, -1, 6]
     assert not image.permute((0, 2, 1, 3)).packable
     assert Layout.image((1, 4, 1, 5)).grid is None
     with pytest.raises(Unmatched, match="disagree"):

@@ -396,3 +396,26 @@ def test_weights_beside_one_that_has_no_name() -> None:
     sparse = sparsify(model, backend="eager", policy="exact")
     require_noticed(model, sparse, lambda: model.first.weight.data.mul_(2), x)
     require_noticed(model, sparse, lambda: model.weights[0].data.mul_(2), x)
+
+
+class KeepsItsLast(nn.Module):
+    """Keeps what it computed last, and never reads what it kept before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.last: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = [self.conv(x)]
+        return self.last[0] * 2
+
+
+@torch.no_grad()
+def test_what_each_call_sets_again_is_no_constant() -> None:
+    model, x = KeepsItsLast().eval(), torch.randn(1, 3, 16, 16)
+    sparse = sparsify(model, backend="eager", policy="exact", dense_above=1.0)
+    _, baseline = sparse.record(x)
+    edited = torch.where(corner(), x + 1, x)
+    wanted = model(edited)  # which keeps other values than the recorded run
+    _assert_close(sparse.update(baseline, edited, mask=corner()), wanted)

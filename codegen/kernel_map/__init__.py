@@ -25,7 +25,7 @@ _axes = lru_cache(maxsize=1024, typed=True)(axes)
 def _library() -> Any:
     library: Any = native.library(Path(__file__).with_name("kernel_map.cpp"))
     if library is not None:
-        library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 7
+        library.read_sites.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 8
         library.read_sites.restype = ctypes.c_int64
         library.number_sites.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
         library.number_sites.restype = ctypes.c_int64
@@ -44,21 +44,21 @@ def takes(*sites: Tensor | None) -> bool:
 
 
 def read_sites(
-    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None
+    geometry: Geometry, in_sites: Tensor | None, out_sites: Tensor | None, items: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What output sites read, and which of it is not active.
 
-    ``in_sites`` int64 [S_in] and ``out_sites`` int64 [S_out] are as in
-    :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], H * W for
-    padding; the halo int64 [S_halo], site 0 if there is none; and for :func:`number_sites` what
-    each site is, int32 [H * W + 1]: the place of an active one, a negative mark otherwise, and
+    ``in_sites`` int64 [S_in], ``out_sites`` int64 [S_out] and ``items`` N are as in
+    :func:`sparsify.codegen.tables.kernel_map`. Returns input sites int64 [S_out, taps], N * H * W
+    for padding; the halo int64 [S_halo], site 0 if there is none; and for :func:`number_sites` what
+    each site is, int32 [N * H * W + 1]: the place of an active one, a negative mark otherwise, and
     last the number of active ones. Raises :class:`OperandError` for sites outside of their grid.
     """
     for name, table in (("in_sites", in_sites), ("out_sites", out_sites)):
         require("kernel_map", name, table, (None,), (torch.int64,), _HERE)
     rows, columns = _axes(geometry)
-    count = geometry.in_grid[0] * geometry.in_grid[1]
-    sites = len(rows) * len(columns) if out_sites is None else len(out_sites)
+    count = items * geometry.in_grid[0] * geometry.in_grid[1]
+    sites = items * len(rows) * len(columns) if out_sites is None else len(out_sites)
     reads = rows.new_empty((sites, rows.shape[1] * columns.shape[1]))
     halo = rows.new_empty(max(1, min(count, reads.numel())))
     position = rows.new_empty(count + 1, dtype=torch.int32)
@@ -66,7 +66,8 @@ def read_sites(
     operands = (rows, columns, *(t if t is None else t.contiguous() for t in given))
     addresses = [t if t is None else t.data_ptr() for t in (*operands, reads, halo, position)]
     active = count if in_sites is None else len(in_sites)
-    sizes = (count, active, sites, rows.shape[1], columns.shape[1], len(rows), len(columns))
+    taps = rows.shape[1], columns.shape[1]
+    sizes = (count, active, sites, *taps, len(rows), len(columns), items)
     if not (found := _library().read_sites(*addresses, *sizes)):
         raise OperandError(
             f"kernel_map: a site lies outside of the grids {geometry.in_grid} -> "

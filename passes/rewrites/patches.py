@@ -14,6 +14,7 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import leading
 from ..layout import Layout, Unmatched
 from ..rewrite import rewrite
 from ..rules.base import shape_of, source
@@ -40,6 +41,11 @@ class Cut:
         """Sizes of the axes that are no part of the picture."""
         return [*self.whole[: self.rows], *self.whole[self.rows + 2 :]]
 
+    def items(self, layout: Layout) -> int:
+        """How many items of a batch the first of these begins with."""
+        items = leading(layout)
+        return items if self.rows and self.axis and self.whole[0] % items == 0 else 1
+
 
 @rewrite(aten.reshape.default)
 def patches(node: Node) -> Node:
@@ -54,12 +60,12 @@ def patches(node: Node) -> Node:
     if columns not in (rows + 1, rows + 2):
         raise Unmatched("rows and columns stand apart")
     if columns == rows + 1 and (cut := _cut(sizes, rows, shape_of(node))):
-        return _to_patches(node, cut)
+        return _to_patches(node, cut, cut.items(layout))
     whole = _joined(sizes, rows, columns, shape_of(node))
     cut = _cut(whole[0], whole[1], sizes) if whole else None
     if cut is None:
         raise Unmatched("rows and columns are not cut into patches, nor joined of them")
-    return _from_patches(node, cut)
+    return _from_patches(node, cut, cut.items(layout))
 
 
 def _unmerged(layout: Layout) -> tuple[list[int], list[str]]:
@@ -125,12 +131,12 @@ def _joined(parts: list[int], y: int, x: int, whole: Sequence[int]) -> tuple[lis
     return (sizes, rows[0]) if rows else None
 
 
-def _to_patches(node: Node, cut: Cut) -> Node:
+def _to_patches(node: Node, cut: Cut, items: int) -> Node:
     rank, rows, at = len(cut.whole), cut.rows, cut.axis
     x = reshaped(node, source(node), cut.whole)
     others = [dim for dim in range(rank) if dim not in (rows, rows + 1)]
     x = permuted(node, x, [*others, rows, rows + 1])
-    x = reshaped(node, x, [1, prod(cut.beside), *cut.whole[rows : rows + 2]])
+    x = reshaped(node, x, [items, prod(cut.beside) // items, *cut.whole[rows : rows + 2]])
     x = call(node, ops.unshuffle, x, *cut.patch)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     made = [*rest, at + 1, at + 3, at, at + 2]
@@ -139,13 +145,13 @@ def _to_patches(node: Node, cut: Cut) -> Node:
     return reshaped(node, x, shape_of(node))
 
 
-def _from_patches(node: Node, cut: Cut) -> Node:
+def _from_patches(node: Node, cut: Cut, items: int) -> Node:
     rank, rows, at = len(cut.whole), cut.rows, cut.axis
     x = reshaped(node, source(node), cut.parts)
     rest = [dim for dim in range(len(cut.parts)) if dim not in range(at, at + 4)]
     x = permuted(node, x, [*rest, at + 1, at + 3, at, at + 2])
     sites = cut.parts[at], cut.parts[at + 2]
-    x = reshaped(node, x, [1, prod(cut.beside) * prod(cut.patch), *sites])
+    x = reshaped(node, x, [items, prod(cut.beside) * prod(cut.patch) // items, *sites])
     x = call(node, ops.shuffle, x, *cut.patch)
     made = [dim for dim in range(rank) if dim not in (rows, rows + 1)] + [rows, rows + 1]
     x = reshaped(node, x, [cut.whole[dim] for dim in made])

@@ -8,9 +8,10 @@ import torch
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import leading
 from ..layout import Layout, Unmatched
 from ..rewrite import rewrite
-from ..rules.base import argument, shape_of, source
+from ..rules.base import argument, layout_of, shape_of, source
 from .base import call, permuted, reshaped
 
 aten = torch.ops.aten
@@ -18,7 +19,7 @@ aten = torch.ops.aten
 
 @rewrite(aten.pad.default)
 def pad_picture(node: Node) -> Node:
-    """pad of [..., H, W, ...] -> pad of [1, C, H, W]."""
+    """pad of [..., H, W, ...] -> pad of [N, C, H, W]."""
     rank, (y, x) = len(shape_of(node)), (axes := _elsewhere(node))
     given = [*argument(node, "pad"), *[0] * (2 * rank)]
     pads = {dim: given[2 * (rank - 1 - dim) :][:2] for dim in range(rank)}
@@ -32,7 +33,7 @@ def pad_picture(node: Node) -> Node:
 
 @rewrite(aten.slice.Tensor)
 def stride_picture(node: Node) -> Node:
-    """Every so many rows or columns of [..., H, W, ...] -> those of [1, C, H, W]."""
+    """Every so many rows or columns of [..., H, W, ...] -> those of [N, C, H, W]."""
     axes, dim = _elsewhere(node), argument(node, "dim") % len(shape_of(node))
     if argument(node, "step") == 1 or dim not in axes:
         raise Unmatched("it strides over neither rows nor columns")
@@ -54,8 +55,9 @@ def _elsewhere(node: Node) -> tuple[int, int]:
 
 def _as_image(node: Node, axes: tuple[int, int]) -> Node:
     others = [dim for dim in range(len(shape_of(source(node)))) if dim not in axes]
-    image = permuted(node, source(node), [*others, *axes])
-    return reshaped(node, image, [1, prod(shape_of(image)[:-2]), *shape_of(image)[-2:]])
+    image, items = permuted(node, source(node), [*others, *axes]), leading(layout_of(source(node)))
+    lead = [items, prod(shape_of(image)[:-2]) // items]
+    return reshaped(node, image, [*lead, *shape_of(image)[-2:]])
 
 
 def _back(node: Node, image: Node, axes: tuple[int, int]) -> Node:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsify.codegen import opaque
+from sparsify.codegen import by_item, opaque
 from torch.fx import Node
 
+from ..items import differs
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
 from .base import Rule, argument, is_edited, layout_of, register, require_unedited, shape_of, source
@@ -19,6 +20,13 @@ def _batched(layout: Layout) -> bool:
     """The sites stand before the rows and columns: each has a product of its own, over frames
     say."""
     return layout.grid is not None and layout.site_dim < len(layout.dims) - 2
+
+
+def differs_by_item(layout: Layout, other: Node) -> bool:
+    """Is a factor whose axes, but the last two, broadcast against a value of ``layout`` another
+    one for each item?"""
+    dim, shape = layout.find("n"), shape_of(other)
+    return dim is not None and dim < len(layout.dims) - 2 and differs(layout, shape)
 
 
 @register(aten.scaled_dot_product_attention)
@@ -62,6 +70,8 @@ class Attention(Rule):
         query, pair, rest = source(node), (source(node, 1), source(node, 2)), list(node.args[3:])
         if _batched(layout_of(node)):
             full = [self._at_sites(place, other, layout_of(query)) for other in pair]
+        elif any(differs_by_item(layout_of(query), other) for other in pair):
+            return self._by_item(node, place)
         else:
             full = [place.materialise(other) for other in pair]
         if rest:
@@ -70,6 +80,14 @@ class Attention(Rule):
         if "attn_mask" in kwargs:
             kwargs["attn_mask"] = self._mask(node, place)
         return place.call(opaque.attention, place.packed(query), *full, *rest, **kwargs)
+
+    def _by_item(self, node: Node, place: Place) -> Node:
+        """Queries of each item over its own keys."""
+        query = layout_of(source(node))
+        pair = [place.by_item(source(node, index), query) for index in (1, 2)]
+        how = argument(node, "scale"), bool(argument(node, "enable_gqa"))
+        operands = (place.packed(source(node)), *pair, self._mask(node, place))
+        return place.call(by_item.attention, *operands, *place.lanes(node), *how)
 
     def _mask(self, node: Node, place: Place) -> Node | None:
         """The rows of the mask that belong to the queries, if it has one for each."""
@@ -155,7 +173,13 @@ class MatMul(Rule):
             factors = [self._at_sites(place, x, layout_of(node)) for x in (first, second)]
             return place.call(opaque.matmul, *factors)
         if self._on_columns(node):
+            if differs_by_item(layout_of(second), first):
+                operands = (place.by_item(first, layout_of(second)), place.packed(second))
+                return place.call(by_item.matmul, *operands, *place.lanes(node), True)
             return place.call(opaque.matmul, place.materialise(first), place.packed(second))
+        if differs_by_item(layout_of(first), second):
+            operands = (place.packed(first), place.by_item(second, layout_of(first)))
+            return place.call(by_item.matmul, *operands, *place.lanes(node), False)
         return place.call(opaque.matmul, place.packed(first), place.materialise(second))
 
     def _at_sites(self, place: Place, factor: Node, layout: Layout) -> Node:

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from ..facts import facts
 from ..facts import layout_of as layout_of
+from ..items import leading
 from ..layout import Layout, Unmatched
 from ..place import Place
 
@@ -126,7 +127,14 @@ def image_layout(node: Node) -> Layout:
     layout = layout_of(source(node))
     if len(layout.dims) != 4 or not layout.is_image:
         raise Unmatched("the input is not an image on a grid")
+    require_items_first(layout)
     return layout
+
+
+def require_items_first(layout: Layout) -> None:
+    """Refuses values whose first axis does not begin with the items of the batch."""
+    if leading(layout) != layout.items:
+        raise Unmatched("the items of the batch do not come first")
 
 
 def require_unedited(node: Node, *names: str) -> None:

@@ -35,8 +35,7 @@ class Conv(Rule):
 
     def layout(self, node: Node) -> Layout:
         require_unedited(node, "weight", "bias")
-        image_layout(node)
-        return Layout.image(shape_of(node))
+        return image_layout(node).with_image(shape_of(node))
 
     def geometry(self, node: Node) -> Geometry:
         in_grid: Any = shape_of(self.image(node))[-2:]

@@ -6,9 +6,10 @@ import torch
 from sparsify.codegen import opaque
 from torch.fx import Node
 
+from ..items import differs
 from ..layout import Layout, Unmatched, plain
 from ..place import Place
-from .base import Rule, argument, layout_of, register, require_unedited, source
+from .base import Rule, argument, layout_of, register, require_unedited, shape_of, source
 from .pointwise import Reduce
 
 aten = torch.ops.aten
@@ -39,6 +40,8 @@ class Distances(Rule):
         layout = layout_of(source(node))
         if not layout.packable or not layout.merged or layout.site_dim != len(layout.dims) - 2:
             raise Unmatched("the sites are not the rows")
+        if differs(layout, shape_of(source(node, 1))):
+            raise Unmatched("codes of their own for each item of the batch")
         return layout.replace(-1, node.meta["val"].shape[-1])
 
     def emit(self, node: Node, place: Place) -> Node:

@@ -8,7 +8,16 @@ from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, is_edited, layout_of, register, require_unedited, source
+from .base import (
+    Rule,
+    argument,
+    is_edited,
+    layout_of,
+    register,
+    require_items_first,
+    require_unedited,
+    source,
+)
 
 aten = torch.ops.aten
 
@@ -46,6 +55,7 @@ class GroupNorm(Rule):
         layout = layout_of(source(node))
         if not layout.packable or layout.site_dim < 2:
             raise Unmatched("the input is not [N, C, ..., sites]")
+        require_items_first(layout)
         return layout
 
     def is_global(self, node: Node) -> bool:
@@ -55,4 +65,5 @@ class GroupNorm(Rule):
         x = source(node)
         mean, rstd = place.statistics(node, x)
         weight, bias = map(place.plain, node.args[1:3])
-        return place.call(norms.group_affine, place.packed(x), mean, rstd, weight, bias)
+        items = (place.item_of_site(layout_of(node)),) if place.items > 1 else ()
+        return place.call(norms.group_affine, place.packed(x), mean, rstd, weight, bias, *items)

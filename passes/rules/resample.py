@@ -22,9 +22,9 @@ class Resample(Rule):
     """Shared: an image in, an image out, each output site reads some input sites."""
 
     def layout(self, node: Node) -> Layout:
-        image_layout(node)
+        image = image_layout(node)
         self.geometry(node)
-        return Layout.image(shape_of(node))
+        return image.with_image(shape_of(node))
 
     def geometry(self, node: Node) -> Geometry | None:
         raise NotImplementedError

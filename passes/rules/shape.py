@@ -11,6 +11,7 @@ from sparsify.codegen.geometry import Window
 from torch.fx import Node
 
 from ..facts import facts
+from ..items import apart
 from ..layout import Layout, Space, Unmatched, plain
 from ..place import Place
 from .base import Rule, argument, is_edited, layout_of, permutation, register, shape_of, source
@@ -108,6 +109,8 @@ class Concatenate(Rule):
         layouts = [layout_of(parts[index]) for index in along]
         if not all(layout.packable and layout.merged for layout in layouts):
             raise Unmatched("joins images along a spatial axis")
+        if any(dim == layout.find("n") for layout in layouts):
+            raise Unmatched("joins items of the batch")
         spaces = [layout.space for layout in layouts]
         between = [space.before for space in spaces[1:]] + [space.after for space in spaces[:-1]]
         if len(along) <= last - first or any(between) or len({s.grid for s in spaces}) > 1:
@@ -123,7 +126,7 @@ class Concatenate(Rule):
         dim, layout = argument(node, "dim", 0), layout_of(node)
         if along := self._along_sites(node):
             pieces = [
-                place.beside(part, node) if index in along else place.plain(part)
+                place.beside(part, node) if index in along else place.entries(part, layout)
                 for index, part in enumerate(parts)
             ]
             return place.call(aten.cat.default, pieces, layout.packed_dim(dim))
@@ -153,8 +156,10 @@ class Slice(Rule):
             return layout.replace(dim, shape_of(node)[dim])
         if shape_of(node) == shape_of(source(node)):
             return layout
+        if dim == layout.find("n"):
+            raise Unmatched("takes some items of the batch")
         if self.geometry(node) is not None:
-            return Layout.image(shape_of(node))
+            return layout.with_image(shape_of(node))
         if not layout.packable or not layout.merged or step != 1:
             raise Unmatched("takes a part of the grid")
         space = layout.space
@@ -207,18 +212,22 @@ class Slice(Rule):
 
     def _cut(self, node: Node, place: Place) -> Node:
         """Ends that lie behind the sites are counted from the back: sites are few when packed."""
-        space, (dim, start, stop, _) = layout_of(source(node)).space, self._range(node)
+        layout, (dim, start, stop, _) = layout_of(source(node)), self._range(node)
+        space, items = layout.space, place.items
         last = space.before + space.sites
         if layout_of(node).grid and layout_of(node).space.outer < space.outer:
-            around = (space.outer, space.before, space.after)
+            around = (space.outer, space.before * items, space.after * items)
             images = self._images(space, start, stop)
-            ends = min(start, space.before), max(stop - last, 0)
+            ends = min(start, space.before) * items, max(stop - last, 0) * items
             x = place.beside(source(node), node)
             return place.call(ops.cut_images, x, dim, around, images, ends)
         start = start if start <= space.before else start - space.size
-        end: int | None = stop if stop < last else stop - space.size
+        end = stop if stop < last else stop - space.size
         x = place.beside(source(node), source(node))
-        return place.call(aten.slice.Tensor, x, dim, start, end or None)
+        cut = place.call(aten.slice.Tensor, x, dim, start * items, end * items or None)
+        if items == 1 or layout_of(node).grid:
+            return cut
+        return place.call(ops.regroup, cut, *apart(layout, shape_of(node), beside=True))
 
 
 @register(aten.select)

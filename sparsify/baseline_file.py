@@ -1,0 +1,137 @@
+"""Baselines as safetensors files: tensors by name, and the rest as JSON among the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils._pytree import treespec_dumps, treespec_loads
+
+from .baseline import Baseline, Rows
+from .codegen.errors import BaselineError
+from .signature import Signature, described
+from .state import Weights
+
+VERSION = "1"
+
+
+def save_baseline(baseline: Baseline, path: str | Path) -> None:
+    """Writes ``baseline`` to a file that any process with the same model, or a folder exported from
+    it, can update from.
+
+    Values that share memory are written once. Raises :class:`BaselineError` for a call with
+    arguments that are neither tensors nor numbers, strings, booleans or None.
+    """
+    tensors: dict[str, Tensor] = {}
+    rows, same, first = {}, {}, dict[int, str]()
+    for name, value in baseline.values.items():
+        tensor = value.values if isinstance(value, Rows) else value
+        if known := first.get(tensor.data_ptr()):
+            same[name] = known
+            continue
+        first[tensor.data_ptr()] = name
+        tensors[name] = tensor
+        if isinstance(value, Rows):
+            tensors[f"sites.{name}"] = value.sites
+            rows[name] = {"dim": value.dim, "shape": value.shape, "stride": value.stride}
+    for kind, leaves in (("input", baseline.inputs), ("output", baseline.outputs)):
+        tensors |= {f"{kind}.{i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor)}
+    if baseline.restricted_to is not None:
+        tensors["mask"] = baseline.restricted_to
+    about = {
+        "version": VERSION,
+        "key": baseline.key,
+        "weights": baseline.weights.content,
+        "spec": treespec_dumps(baseline.signature.spec),
+        "names": baseline.signature.names,
+        "shape": baseline.shape,
+        "inputs": _plain(baseline.signature.names, baseline.inputs),
+        "outputs": _plain(None, baseline.outputs),
+        "is_one_run": baseline.is_one_run,
+        "rows": rows,
+        "same": same,
+    }
+    own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(_apart(own), path, {"sparsify": json.dumps(about)})
+
+
+def load_baseline(path: str | Path, device: torch.device | str = "cpu") -> Baseline:
+    """What :func:`save_baseline` wrote, with its tensors on ``device``. Nothing is unpickled.
+
+    Raises :class:`BaselineError`.
+    """
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {})["sparsify"])
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        if about["version"] != VERSION:
+            raise BaselineError(f"{path} was saved by another version of sparsify: record again")
+        return _built(about, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BaselineError(f"{path} holds no baseline ({error}): save one again") from None
+
+
+def _built(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Baseline:
+    def leaves(kind: str) -> tuple[Any, ...]:
+        plain = about[f"{kind}s"]
+        return tuple(tensors.get(f"{kind}.{i}", leaf) for i, leaf in enumerate(plain))
+
+    mask = tensors.pop("mask", None)
+    inputs, outputs = leaves("input"), leaves("output")
+    names = [n for n in tensors if n.partition(".")[0] not in ("input", "output", "sites")]
+    values: dict[str, Tensor | Rows] = {name: tensors[name] for name in names}
+    for name, own in about["rows"].items():
+        shape, stride = torch.Size(own["shape"]), tuple(own["stride"])
+        values[name] = Rows(tensors[name], tensors[f"sites.{name}"], own["dim"], shape, stride)
+    for name, first in about["same"].items():
+        values[name] = _again(values[first])
+    spec = treespec_loads(about["spec"])
+    batch, height, width = about["shape"]
+    return Baseline(
+        key=about["key"],
+        weights=Weights(about["weights"], None),
+        signature=Signature(spec, described(inputs), tuple(about["names"])),
+        shape=(batch, height, width),
+        values=values,
+        outputs=outputs,
+        inputs=inputs,
+        origins=(None,) * len(inputs),
+        is_one_run=about["is_one_run"],
+        restricted_to=None if mask is None else mask.cpu(),
+    )
+
+
+def _again(value: Tensor | Rows) -> Tensor | Rows:
+    """The same memory as another tensor."""
+    if isinstance(value, Rows):
+        return replace(value, values=value.values.view(value.values.shape))
+    return value.view(value.shape)
+
+
+def _plain(names: Sequence[str] | None, leaves: Sequence[Any]) -> list[Any]:
+    """The leaves that are no tensors, None in the places of those that are."""
+    plain = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    for index, leaf in enumerate(plain):
+        if leaf is not None and not isinstance(leaf, bool | int | float | str):
+            what = f"the argument {names[index]}" if names else f"result {index}"
+            raise BaselineError(f"{what} is a {type(leaf).__name__}, which no file can hold")
+    return plain
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those that lie in another one's memory: a file takes each by itself."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        start = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if start in seen else tensor
+        seen.add(start)
+    return apart
