@@ -22,7 +22,7 @@ from sparsify.codegen import tables
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.geometry import Window
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
-from sparsify.codegen.products import conv_weight
+from sparsify.codegen.prepack import prepack_conv
 from torch import Tensor
 
 from benchmarks.machine import environment
@@ -81,7 +81,7 @@ def conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -> dict[
     base = drawn(1, side * side, channels).transpose(1, 2)
     x = drawn(1, len(sites), channels).transpose(1, 2)
     dense_weight, bias = drawn(channels, channels, 3, 3), drawn(channels)
-    weight = conv_weight(dense_weight, 1, False, False)
+    weight = prepack_conv(dense_weight, format="plain")
     height = max(2, round(len(sites) ** 0.5))  # a picture of as many sites, for the library
     image = drawn(1, channels, height, len(sites) // height)
     image, dense_weight = (

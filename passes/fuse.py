@@ -11,6 +11,7 @@ from sparsify.codegen import by_item, norms, opaque, ops, products
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
+from sparsify.codegen.prepack import PLAIN
 from torch.fx import GraphModule, Node
 
 from .base import Pass
@@ -55,6 +56,8 @@ def fuse_conv(node: Node) -> Fused | None:
     """
     if node.target is not products.gather_conv:
         return None
+    if node.kwargs["format"] != PLAIN:
+        return Fused(node.name, "gather_conv", (), f"its weight is in {node.kwargs['format']}")
     operands, parts = _sources(node)
     epilogue: dict[str, Any] = {}
     last = node

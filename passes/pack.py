@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from .analyze import is_drawn
 from .base import Pass
+from .costs import Costs
 from .facts import facts, is_constant, note
 from .items import apart, joined
 from .layout import Layout
@@ -36,7 +37,7 @@ class Pack(Pass):
 
     norm "updated" corrects the recorded statistics by what changed, "baseline" takes them as
     they are. Maps are remembered in ``dtype``, if it is given and narrower than theirs. ``padded``
-    tables have one of few sizes (:mod:`sparsify.codegen.tables`).
+    tables have one of few sizes (:mod:`sparsify.codegen.tables`). ``costs`` are the machine's.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("layouts", "masks")
@@ -45,6 +46,7 @@ class Pack(Pass):
     norm: Literal["updated", "baseline"] = "updated"
     dtype: torch.dtype | None = None
     padded: bool = False
+    costs: Costs = field(default_factory=Costs)
 
     def __call__(self, module: GraphModule) -> GraphModule:
         module.meta["packed"] = Packer(module, self).run()
@@ -58,7 +60,7 @@ class Packer(Stages):
         # An input on a grid: tells the device.
         self._first = next(n for n in module.graph.nodes if facts(n).edited)
         super().__init__(module.graph, options.padded, layout_of(self._first).items)
-        self._options = options
+        self._options, self.costs = options, options.costs
         self._current: dict[Node, Node] = {}
         self._origin: dict[Node, tuple[Any, ...]] = {}
         self._recall = Recall(options.norm == "updated")
@@ -276,8 +278,10 @@ class Packer(Stages):
 
     # -- constants ----------------------------------------------------------------------------
 
-    def prepacked(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
-        return self._shared("constants", function, weight, *args)
+    def prepacked(
+        self, weight: Node, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Node:
+        return self._shared("constants", function, weight, *args, **kwargs)
 
     # -- one node -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
+from .costs import Costs
 from .facts import facts, is_constant, layout_of
 from .items import by_item, differs, joined
 from .layout import Layout
@@ -19,6 +20,8 @@ aten = torch.ops.aten
 
 class Packer(Protocol):
     """What places need of the packer that fills the update graph."""
+
+    costs: Costs
 
     def update(self, target: Any, *args: Any, **kwargs: Any) -> Node: ...
 
@@ -50,7 +53,9 @@ class Packer(Protocol):
 
     def materialise(self, value: Node) -> Node: ...
 
-    def prepacked(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node: ...
+    def prepacked(
+        self, weight: Node, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Node: ...
 
     def current_statistics(self, norm: Node, x: Node) -> tuple[Node, Node]: ...
 
@@ -180,11 +185,20 @@ class Place:
         assert mask is not None
         return self._packer.lanes(mask, layout_of(node))
 
-    def prepack(self, weight: Node, function: Callable[..., Any], *args: Any) -> Node:
-        """``function(weight, *args)``, computed once if the weight is constant."""
+    @property
+    def costs(self) -> Costs:
+        """What is faster on the machine that the graphs are for."""
+        return self._packer.costs
+
+    def prepack(
+        self, weight: Node, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Node:
+        """``function(weight, *args, **kwargs)``; of a constant computed once, and again when the
+        model's weights change. A ``format`` is one of the kernel that reads the result, which
+        takes it too (:mod:`sparsify.codegen.prepack`)."""
         if is_constant(weight):
-            return self._packer.prepacked(weight, function, *args)
-        return self.call(function, self.plain(weight), *args)
+            return self._packer.prepacked(weight, function, *args, **kwargs)
+        return self.call(function, self.plain(weight), *args, **kwargs)
 
     def taps(self, image: Node, geometry: Geometry) -> tuple[Node, Node | None, Node]:
         """(packed input, halo, kernel map) of an operator that writes the sites of this place."""

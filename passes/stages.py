@@ -35,10 +35,10 @@ class Stages:
     def update(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         return self._node("update", target, args, kwargs)
 
-    def _shared(self, stage: str, target: Any, *args: Any) -> Node:
-        key = (stage, target, *((type(arg), arg) for arg in args))
+    def _shared(self, stage: str, target: Any, *args: Any, **kwargs: Any) -> Node:
+        key = (stage, target, *((type(arg), arg) for arg in args), *kwargs.items())
         if key not in self._memo:
-            self._memo[key] = self._node(stage, target, args)
+            self._memo[key] = self._node(stage, target, args, kwargs)
         node: Node = self._memo[key]
         return node
 

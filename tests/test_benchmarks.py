@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from sparsify.codegen import opaque, products
+from sparsify.codegen.prepack import prepack_conv
 from torch import nn
 
 from benchmarks.floors import Rates, weight_bytes
@@ -115,15 +116,15 @@ def test_floor_is_the_slower_of_arithmetic_and_memory() -> None:
     assert rates.floor(10, 4) == (2.0, "bytes")
 
 
-@pytest.mark.parametrize("in_panels", [False, True])
-def test_work_of_nodes(in_panels: bool) -> None:
+@pytest.mark.parametrize("format", ["plain", "panels"])
+def test_work_of_nodes(format: str) -> None:
     """A 3x3 convolution at 5 of 9 sites, with the weight plain or in panels, and a view."""
     module, graph = nn.Module(), torch.fx.Graph()
-    weight = products.conv_weight(torch.randn(16, 4, 3, 3), 1, False, in_panels)
+    weight = prepack_conv(torch.randn(16, 4, 3, 3), format=format)
     module.register_buffer("weight", weight)
     x, table = graph.placeholder("x"), graph.placeholder("table")
     arguments = (x, None, table, graph.get_attr("weight"), None)
-    conv = graph.call_function(products.gather_conv, arguments)
+    conv = graph.call_function(products.gather_conv, arguments, {"format": format})
     graph.output(graph.call_function(torch.transpose, (conv, 1, 2)))
     traced = torch.fx.GraphModule(module, graph)
     inputs = torch.randn(2, 4, 9), torch.zeros(5, 9, dtype=torch.long)

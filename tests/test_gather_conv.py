@@ -15,7 +15,7 @@ from sparsify.codegen import tables
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.gather_conv.reference import ACTIVATIONS, activated, reference
 from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
-from sparsify.codegen.products import conv_weight
+from sparsify.codegen.prepack import prepack_conv
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
@@ -95,7 +95,7 @@ def arguments(case: Case) -> tuple[Any, ...]:
     halo = recorded if case.halo == IN_PLACE else recorded[:, halo_sites]
     outer = case.groups * case.width
     shape = (inner, case.width) if case.transposed else (outer, case.channels)
-    weight = conv_weight(drawn(*shape, *case.kernel), case.groups, case.transposed, False)
+    weight = prepack_conv(drawn(*shape, *case.kernel), case.groups, case.transposed, format="plain")
     return (
         x,
         None if dense else halo,

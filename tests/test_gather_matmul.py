@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from sparsify.codegen import products
+from sparsify.codegen.errors import OperandError
 from sparsify.codegen.gather_matmul import cpp
 from sparsify.codegen.gather_matmul.reference import reference
+from sparsify.codegen.prepack import fits, prepack_linear
 from torch import Tensor
 
 SEEDS = st.integers(0, 99)
@@ -39,7 +41,7 @@ def test_kernel(
     kernel_map = torch.randint(50, (sites, taps), generator=random)
     shift = drawn(width) if bias else None
     order = cpp.panels(weight)
-    assert order is not None and order.shape == (weight.numel(),)
+    assert order.shape == (weight.numel(),)
     got = cpp.launch(rows, kernel_map, order, shift)
     want = reference(rows, kernel_map, weight[None], shift)
     torch.testing.assert_close(got, want, **within(taps * channels))
@@ -52,9 +54,8 @@ def test_linear(shape: list[int], width: int, depth: int, seed: int) -> None:
         torch.rand(*size, generator=random) * 2 - 1
         for size in ((*shape, depth), (width, depth), (width,))
     )
-    order = products.linear_weight(weight, True)
-    assert order.dim() == 1
-    got = products.linear(x, order, bias)
+    order = prepack_linear(weight, format="panels")
+    got = products.linear(x, order, bias, format="panels")
     torch.testing.assert_close(got, F.linear(x, weight, bias), **within(depth))
 
 
@@ -63,7 +64,6 @@ def test_linear(shape: list[int], width: int, depth: int, seed: int) -> None:
 def test_any_number_of_threads_gives_the_same_bits(threads: int, sites: int, width: int) -> None:
     rows, weight = torch.randn(1, 90, 24), torch.randn(9 * 24, width)
     kernel_map, order = torch.randint(90, (sites, 9)), cpp.panels(weight)
-    assert order is not None
     before = torch.get_num_threads()
     want = cpp.launch(rows, kernel_map, order, None)
     try:
@@ -76,19 +76,32 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int, sites: int, wid
 @pytest.mark.parametrize("operator", ["gather_matmul", "linear", "plain linear"])
 def test_operator_is_well_declared(operator: str) -> None:
     order = cpp.panels(torch.randn(9 * 4, 32))
-    assert order is not None
     args = {
-        "gather_matmul": (torch.randn(2, 10, 4), torch.randint(10, (5, 9)), order, None),
-        "linear": (torch.randn(2, 5, 36), order, torch.randn(32)),
-        "plain linear": (torch.randn(2, 5, 36), torch.randn(32, 36), None),
+        "gather_matmul": (torch.randn(2, 10, 4), torch.randint(10, (5, 9)), order, None, "panels"),
+        "linear": (torch.randn(2, 5, 36), order, torch.randn(32), "panels"),
+        "plain linear": (torch.randn(2, 5, 36), torch.randn(32, 36), None, "plain"),
     }[operator]
     torch.library.opcheck(getattr(torch.ops.sparsify, operator.split()[-1]).default, args)
 
 
 @pytest.mark.parametrize(
-    "weight",
-    [torch.randn(15, 8), torch.randn(16, 8).bfloat16(), torch.randn(16, 8).double()],
-    ids=["odd width", "bfloat16", "float64"],
+    ("width", "groups", "dtype", "device", "expected"),
+    [
+        (32, 1, torch.float32, "cpu", True),
+        (24, 1, torch.float32, "cpu", False),
+        (32, 2, torch.float32, "cpu", False),
+        (32, 1, torch.bfloat16, "cpu", False),
+        (32, 1, torch.float64, "cpu", False),
+        (32, 1, torch.float32, "cuda", False),
+    ],
 )
-def test_other_weights_are_the_library_s(weight: Tensor) -> None:
-    assert products.linear_weight(weight, True).equal(weight)
+def test_what_fits_into_panels(
+    width: int, groups: int, dtype: torch.dtype, device: str, expected: bool
+) -> None:
+    assert fits("panels", torch.device(device), dtype, width, groups) is expected
+    assert fits("plain", torch.device(device), dtype, width, groups)
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(OperandError, match="format='tiles': a weight is stored as plain or panels"):
+        prepack_linear(torch.randn(16, 8), format="tiles")

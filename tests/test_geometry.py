@@ -27,6 +27,7 @@ from sparsify.codegen.geometry import (
     grow,
     read,
 )
+from sparsify.codegen.prepack import prepack_conv
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -113,8 +114,10 @@ def test_convolution(
     case = Gathered.make(window, 4, masks, seed)
     weight = noise(8, 4 // groups, *window.kernel, seed=seed)
     shift = noise(8, seed=seed) if bias else None
-    matrix = products.conv_weight(weight, groups, False, False)
-    got = products.gather_conv(case.packed, case.halo, case.kernel_map, matrix, shift)
+    matrix = prepack_conv(weight, groups, format="plain")
+    got = products.gather_conv(
+        case.packed, case.halo, case.kernel_map, matrix, shift, format="plain"
+    )
     want = F.conv2d(
         case.edited, weight, shift, window.stride, window.padding, window.dilation, groups
     )
@@ -126,11 +129,10 @@ def test_the_cpu_product_equals_its_reference(
     window: Window, groups: int, masks: tuple[MaskRecipe, MaskRecipe], seed: int
 ) -> None:
     case = Gathered.make(window, 4, masks, seed)
-    matrix = products.conv_weight(
-        noise(4, 4 // groups, *window.kernel, seed=seed), groups, False, False
-    )
+    weight = noise(4, 4 // groups, *window.kernel, seed=seed)
+    matrix = prepack_conv(weight, groups, format="plain")
     rows = torch.cat([case.packed, case.halo, torch.zeros(2, 4, 1).double()], 2).transpose(1, 2)
-    got = torch.ops.sparsify.gather_matmul(rows, case.kernel_map, matrix, None)
+    got = torch.ops.sparsify.gather_matmul(rows, case.kernel_map, matrix, None, "plain")
     want = reference(rows, case.kernel_map, matrix, None)
     torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)
 
@@ -156,11 +158,18 @@ def test_weights_in_panels(
     shape = (channels, 16) if transposed else (16, channels)
     weight = noise(*shape, *window.kernel, seed=seed).float()
     shift = noise(16, seed=seed).float() if bias else None
-    plain, order = (products.conv_weight(weight, 1, transposed, own) for own in (False, True))
-    assert order.dim() == 1
     x, halo = case.packed.float(), case.halo.float()
-    got = products.gather_conv(x, halo, case.kernel_map, order, shift)
-    want = products.gather_conv(x, halo, case.kernel_map, plain, shift)
+    want, got = (
+        products.gather_conv(
+            x,
+            halo,
+            case.kernel_map,
+            prepack_conv(weight, 1, transposed, format=format),
+            shift,
+            format=format,
+        )
+        for format in ("plain", "panels")
+    )
     # Two sums of at most 9 taps * 40 channels of values below 5, in two orders.
     eps = torch.finfo(torch.float32).eps
     torch.testing.assert_close(got, want, rtol=0, atol=2 * 9 * channels * 25 * eps)
@@ -191,8 +200,10 @@ def test_transposed_convolution(
     geometry, extra = drawn
     case = Gathered.make(geometry, 4, masks, seed)
     weight = noise(4, 8 // groups, *geometry.kernel, seed=seed)
-    matrix = products.conv_weight(weight, groups, True, False)
-    got = products.gather_conv(case.packed, case.halo, case.kernel_map, matrix, None)
+    matrix = prepack_conv(weight, groups, True, format="plain")
+    got = products.gather_conv(
+        case.packed, case.halo, case.kernel_map, matrix, None, format="plain"
+    )
     want = F.conv_transpose2d(
         case.edited,
         weight,

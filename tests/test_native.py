@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparsify.codegen import kernel_map, products, tables
+from sparsify.codegen import kernel_map, tables
 from sparsify.codegen.gather_matmul import cpp
 from sparsify.codegen.geometry import Window
 from sparsify.codegen.operators import native
+from sparsify.codegen.prepack import fits
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning, the library's products and tensor operations for kernel maps."""
+    """A warning, plain weights and tensor operations for kernel maps."""
     from torch._inductor.codecache import CppCodeCache
 
     def fails(*_: object, **__: object) -> None:
@@ -25,8 +26,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CppCodeCache, "load", fails)
     try:
         with pytest.warns(UserWarning, match="gather_matmul .*: no c\\+\\+ here"):
-            weight = products.conv_weight(torch.randn(16, 4, 3, 3), 1, False, True)
-        assert weight.shape == (1, 36, 16)
+            assert not fits("panels", torch.device("cpu"), torch.float32, width=16, groups=1)
         with pytest.warns(UserWarning, match="kernel_map .*: no c\\+\\+ here"):
             got = tables.kernel_map(window, torch.tensor([3, 8]), None)
         assert all(map(torch.equal, got, want))

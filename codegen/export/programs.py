@@ -22,6 +22,7 @@ from torch.fx.experimental import _config as symbolic_config
 
 from ..errors import ExportError
 from ..operators import export
+from ..prepack import make_plain
 from ..tracing import alone
 
 _any_size = symbolic_config.patch  # type: ignore[attr-defined]
@@ -48,8 +49,8 @@ def pure(
     """``module``, whose placeholders are ``inputs`` and results ``outputs``, with its attributes as
     arguments, under the names that ``weights`` gives them.
 
-    What is not read is left out. Results are contiguous: nobody has to agree about the layout of
-    what is handed on.
+    What is not read is left out, and no weight has a format of ours. Results are contiguous: nobody
+    has to agree about the layout of what is handed on.
     """
     graph, copies = Graph(), dict[Node, Node]()
     placeholders = module.graph.find_nodes(op="placeholder")
@@ -66,6 +67,7 @@ def pure(
             copies[node] = graph.node_copy(node, copies.__getitem__)
     results: Any = module.graph.output_node().args[0]
     graph.output(tuple(_contiguous(graph, copies[node]) for node in results))
+    make_plain(graph)
     graph.eliminate_dead_code()
     names = _read(graph, names)
     taken = _read(graph, {node: weight for weight, node in by_name.items()})

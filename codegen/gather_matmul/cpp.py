@@ -18,7 +18,7 @@ from ..operators import native
 from ..operators.operands import require
 
 _HERE, _FLOATS, _NUMBERS = torch.device("cpu"), (torch.float32,), (torch.int64,)
-_COLUMNS = 16  # a width that every number of lanes divides
+COLUMNS = 16  # of a width: every number of lanes divides it
 
 
 @cache
@@ -31,14 +31,16 @@ def _library() -> Any:
     return library
 
 
-def panels(matrix: Tensor) -> Tensor | None:
-    """Float32 weight [depth, width] as the kernel reads it: [depth * width], in panels of columns.
+def runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Is the kernel one for this device and dtype, and can it be compiled here?"""
+    return device.type == "cpu" and dtype == torch.float32 and _library() is not None
 
-    None for a width that is no multiple of 16, and where there is no compiler.
-    """
-    if matrix.shape[1] % _COLUMNS or (library := _library()) is None:
-        return None
-    return torch.cat([panel.flatten() for panel in matrix.split(library.panel_width(), 1)])
+
+def panels(matrix: Tensor) -> Tensor:
+    """Float32 weight [depth, width], of a width that 16 divides, as the kernel reads it: [depth *
+    width], in panels of columns."""
+    width = _library().panel_width()
+    return torch.cat([panel.flatten() for panel in matrix.split(width, 1)])
 
 
 def launch(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,10 +77,10 @@ def _checked_width(
         weight.numel(),
     )
     width = numbers // depth if depth else 0
-    if width * depth != numbers or width % _COLUMNS:
+    if width * depth != numbers or width % COLUMNS:
         raise OperandError(
             f"gather_matmul: weight has {numbers} numbers, which is no width that "
-            f"{_COLUMNS} divides for {depth} taps times channels: arrange it for these rows"
+            f"{COLUMNS} divides for {depth} taps times channels: arrange it for these rows"
         )
     if bias is not None and bias.numel() != width:
         require("gather_matmul", "bias", bias, (width,), _FLOATS, _HERE)

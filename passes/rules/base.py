@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from sparsify.codegen import products
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from ..facts import facts, is_constant
+from ..facts import facts
 from ..facts import layout_of as layout_of
 from ..items import leading
 from ..layout import Layout, Unmatched
@@ -107,33 +105,6 @@ def source(node: Node, index: int = 0) -> Node:
 
 def shape_of(node: Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
-
-
-_SMALL_GRID = 1024
-_FEW_ROWS = 512
-_TYPICAL_EDIT = 0.1
-
-
-def small_grid(node: Node) -> bool:
-    """True where gather and product beat the library convolution even for all sites.
-
-    There the weights bound the time (measured: 1.0-1.4x at 256 sites, even at 1024).
-    """
-    grid, value = layout_of(node).grid, node.meta["val"]
-    if grid is None or grid[0] * grid[1] > _SMALL_GRID or not is_constant(source(node, 1)):
-        return False
-    return products.in_panels(value)
-
-
-def few_rows(node: Node) -> bool:
-    """True where our product (:mod:`.gather_matmul`) beats the library's linear layer, which
-    orders its weight anew each time: 1.6 to 2.3 times as fast for 13 to 36 rows, 1.25 for 128,
-    even from 400 on (2 cores with AVX-512). Of a grid that is packed, a tenth of the sites counts.
-    """
-    if not is_constant(source(node, 1)):
-        return False
-    rows = shape_of(node)[0] * math.prod(layout_of(node).grid or ())
-    return rows * (_TYPICAL_EDIT if facts(node).mask is not None else 1) <= _FEW_ROWS
 
 
 def permutation(node: Node) -> list[int] | None:

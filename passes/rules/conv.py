@@ -7,22 +7,21 @@ from typing import Any
 import torch
 from sparsify.codegen import ops, products
 from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
+from sparsify.codegen.prepack import prepack_conv, prepack_linear
 from torch.fx import Node
 
-from ..facts import facts, is_constant
+from ..facts import facts
 from ..layout import Layout, Unmatched
 from ..place import Place
 from .base import (
     Rule,
     argument,
-    few_rows,
     image_layout,
     layout_of,
     pair,
     register,
     require_unedited,
     shape_of,
-    small_grid,
     source,
 )
 from .resample import zero_pad
@@ -55,18 +54,23 @@ class Conv(Rule):
         bias = place.plain(argument(node, "bias"))
         weight = argument(node, "weight")
         if self._is_linear(node):
-            matrix = place.prepack(weight, products.linear_weight, few_rows(node))
-            return place.call(products.packed_linear, place.packed(image), matrix, bias)
-        form = (argument(node, "groups"), self._transposed(node), is_constant(weight))
-        matrix = place.prepack(weight, products.conv_weight, *form)
+            format = place.costs.linear_format(node, weight)
+            matrix = place.prepack(weight, prepack_linear, format=format)
+            x = place.packed(image)
+            return place.call(products.packed_linear, x, matrix, bias, format=format)
+        form = (argument(node, "groups"), self._transposed(node))
+        format = place.costs.conv_format(weight, shape_of(node)[1], form[0])
+        matrix = place.prepack(weight, prepack_conv, *form, format=format)
         x, halo, kernel_map = place.taps(image, geometry)
-        return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias)
+        return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias, format=format)
 
     def emit_all(self, node: Node, place: Place) -> Node | None:
         if layout_of(node).grid is None:
             return None
         packed_input = facts(self.image(node)).mask is not None
-        if not packed_input and (not small_grid(node) or argument(node, "groups") != 1):
+        if not packed_input and (
+            argument(node, "groups") != 1 or not place.costs.gathers_all(node, source(node, 1))
+        ):
             return None  # the library convolution is as fast or faster
         height, width = shape_of(node)[-2:]
         return place.call(ops.unpack, self.emit(node, place), height, width)

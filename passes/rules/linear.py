@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from sparsify.codegen import products
+from sparsify.codegen.prepack import prepack_linear
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched
 from ..place import Place
-from .base import Rule, argument, few_rows, layout_of, register, require_unedited, shape_of, source
+from .base import Rule, argument, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten
 
@@ -30,5 +31,7 @@ class Linear(Rule):
         return self._on(place.materialise(source(node)), node, place)
 
     def _on(self, rows: Node, node: Node, place: Place) -> Node:
-        weight = place.prepack(source(node, 1), products.linear_weight, few_rows(node))
-        return place.call(products.linear, rows, weight, place.plain(argument(node, "bias")))
+        format = place.costs.linear_format(node, source(node, 1))
+        weight = place.prepack(source(node, 1), prepack_linear, format=format)
+        bias = place.plain(argument(node, "bias"))
+        return place.call(products.linear, rows, weight, bias, format=format)

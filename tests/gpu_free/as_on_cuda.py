@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
+
+from sparsify.codegen.gather_matmul.formats import FORMATS, PLAIN
 
 
 @contextmanager
 def plain_weights() -> Iterator[None]:
-    """Inside, no weight is arranged for the CPU's kernel."""
-    with patch("sparsify.codegen.products.in_panels", lambda x: False):
+    """Inside, there is no kernel for weights in another format."""
+    others = {
+        name: replace(format, runs=lambda device, dtype: False)
+        for name, format in FORMATS.items()
+        if name != PLAIN
+    }
+    with patch.dict(FORMATS, others):
         yield
 
 
