@@ -188,8 +188,9 @@ def _divides(coarse: Grid, fine: Grid) -> bool:
 def _reach(geometry: Geometry) -> Geometry:
     """What a pad adds is active where the border is: behind it, a norm's scale say, it can be
     another value for other conditions."""
-    is_constant = isinstance(geometry, Pad) and geometry.mode == "constant"
-    return geometry._replace(mode="replicate") if is_constant else geometry
+    if isinstance(geometry, Pad) and geometry.mode == "constant":
+        return geometry._replace(mode="replicate")
+    return geometry
 
 
 class _MaskBuilder:
