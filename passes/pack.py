@@ -189,7 +189,7 @@ class Packer(Stages):
         return node
 
     def _is_one_run(self) -> Node:
-        """A recorded truth value: were all sites computed in one run, without commits since?"""
+        """A recorded boolean: were all sites computed in one run, without commits since?"""
         node = self.record(ops.truth, self._first, True)
         self._origin[node] = ("truth", node)
         return node
@@ -294,7 +294,7 @@ class Packer(Stages):
         mask, rule = facts(node).mask, find_rule(node)
         if not facts(node).edited:
             if is_drawn(node):
-                return node  # recorded: other conditions do not draw anew
+                return node  # recorded: other conditions do not draw again
             new = self._condition(node)
         elif mask is not None and not sources_pack(node):
             new = self._take(node, self._clone(node), self.own_sites(node))

@@ -1,4 +1,4 @@
-"""What a packing rule for an operator of one's own needs; see ``docs/rules.md``."""
+"""What a packing rule for your own operator needs; see ``docs/rules.md``."""
 
 from .passes.layout import Layout, Unmatched
 from .passes.place import Place

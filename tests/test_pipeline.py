@@ -1,4 +1,4 @@
-"""Passes as data: their order, passes of a user's own, and stages that nobody knew of."""
+"""Passes as data: their order, passes of a user, and stages that nobody knew of."""
 
 from __future__ import annotations
 
