@@ -151,7 +151,8 @@ class _Exporter:
         if self._format == "onnx":
             # onnxruntime computes constants when a session is made; elsewhere it is done once.
             del parts["constants"]
-            parts = {name: _with_constants(part, constants) for name, part in parts.items()}
+            joint = self._sparse.graphs.joint
+            parts = {n: _with_constants(part, constants, joint) for n, part in parts.items()}
         return [self._pure(name, part) for name, part in parts.items() if part.outputs]
 
     def _pure(self, name: str, part: NamedGraph) -> Pure:
@@ -201,8 +202,8 @@ class _Exporter:
         return Value(shape, dtype_name(tensor.dtype))
 
 
-def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
-    """``part``, which makes constants itself."""
+def _with_constants(part: NamedGraph, constants: NamedGraph, joint: GraphModule) -> NamedGraph:
+    """``part``, which makes constants itself, of the weights of ``joint``."""
     graph, copies = Graph(), dict[Node, Node]()
     made: Any = graph.graph_copy(constants.graph, {})
     by_attribute = dict(zip(map(attribute, constants.outputs), made, strict=True))
@@ -212,7 +213,7 @@ def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    return replace(part, module=GraphModule(part.module, graph))
+    return replace(part, module=GraphModule(joint, graph))
 
 
 def _names(call: Call, taken: set[str]) -> list[str]:
