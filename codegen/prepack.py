@@ -32,6 +32,10 @@ def prepack_conv(
     return named(format).pack(ordered.reshape(groups, -1, ordered.shape[-1]).contiguous())
 
 
+PREPACKS = (prepack_linear, prepack_conv)
+"""What reads their results takes the same ``format``."""
+
+
 def fits(format: str, device: torch.device, dtype: torch.dtype, width: int, groups: int) -> bool:
     """Can a weight like this be stored in ``format`` and be computed with here?"""
     own = named(format)

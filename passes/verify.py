@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from sparsify.codegen.errors import VerifyError
+from sparsify.codegen.prepack import PREPACKS
 from torch.fx import Node
 
 from .facts import ANYWHERE, facts
@@ -48,10 +49,13 @@ def _masked(node: Node) -> None:
 
 
 def _packed(node: Node) -> None:
-    own = facts(node).stage
+    own, format = facts(node).stage, node.kwargs.get("format")
     for arg in node.all_input_nodes:
         if facts(arg).stage not in _READS[own]:
             raise VerifyError(f"{node.name} ({own}) reads {arg.name} ({facts(arg).stage})")
+        if arg.target in PREPACKS and arg.kwargs["format"] != format:
+            stored = arg.kwargs["format"]
+            raise VerifyError(f"{node.name} reads {arg.name}, which is {stored}, as {format}")
 
 
 PROPERTIES: dict[str, Callable[[Node], None] | None] = {
