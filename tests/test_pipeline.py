@@ -16,7 +16,7 @@ from sparsify.passes.graphs import Graphs, NamedGraph
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
 from sparsify.passes.pack import Pack
-from sparsify.passes.packed import Packed
+from sparsify.passes.packing.packed import Packed
 from sparsify.passes.partition import CUTS, Cut, Partition
 from sparsify.passes.pipeline import Pipeline
 from sparsify.passes.verify import Inspect
