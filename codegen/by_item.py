@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import opaque
 from .operators import declare, exporting
 
 
@@ -29,14 +28,37 @@ def at_items(statistic: Tensor, items: Tensor | None, like: Tensor) -> Tensor:
 
 
 def sum_by_item(x: Tensor, items: Tensor, count: int) -> Tensor:
-    """Sums over the sites of each of ``count`` items: [N, C, ..., S] -> [count * N, C].
-
-    A product: adding rows one by one is slower on all devices.
-    """
-    own = torch.arange(count, device=x.device).unsqueeze(1) == items
+    """Sums over the sites of each of ``count`` items: [N, C, ..., S] -> [count * N, C]."""
     rows = x.flatten(2, -2).sum(2) if x.dim() > 3 else x
-    rows = rows.movedim(-1, 0)
-    return opaque.matmul(own.to(x.dtype), rows.flatten(1)).view(-1, x.shape[1])
+    rows = rows.movedim(-1, 0).flatten(1)
+    if exporting():
+        return _sum_spread(rows, items, count).view(-1, x.shape[1])
+    sums: Tensor = torch.ops.sparsify.sum_by_item(rows, items, count)
+    return sums.view(-1, x.shape[1])
+
+
+def _sum_spread(rows: Tensor, items: Tensor, count: int) -> Tensor:
+    """By stock operators, as a product."""
+    own = torch.arange(count, device=rows.device).unsqueeze(1) == items
+    return own.to(rows.dtype) @ rows
+
+
+def _sum_cpu(rows: Tensor, items: Tensor, count: int) -> Tensor:
+    """Of each item at once, where its rows follow each other (2000 rows of 192 channels: 21 us,
+    against 56 for the product)."""
+    if bool((items.diff() < 0).any()):
+        return _sum_spread(rows, items, count)
+    ends = torch.searchsorted(items, torch.arange(count), right=True).tolist()
+    parts = zip([0, *ends], ends, strict=False)
+    return torch.stack([rows[start:stop].sum(0) for start, stop in parts])
+
+
+def _sum_fake(rows: Tensor, items: Tensor, count: int) -> Tensor:
+    return rows.new_empty((count, rows.shape[1]))
+
+
+_SUM = "(Tensor rows, Tensor items, int count) -> Tensor"
+declare("sum_by_item", _SUM, _sum_cpu, _sum_fake, _sum_spread)
 
 
 def attention(
@@ -70,15 +92,22 @@ def _attention_spread(
 ) -> Tensor:
     """By stock operators, each item with as many queries as the one that has most."""
     items = rows.shape[1]
-    operands = [spread(query, rows, -2), key, value]
+    query_rows = spread(query, rows, -2)
     if mask is not None:
         mask = mask.view(*[1] * (query.dim() - mask.dim()), *mask.shape)
-        operands.append(mask.unsqueeze(0) if mask.shape[-2] == 1 else spread(mask, rows, -2))
-    if query.dim() == 4:  # ONNX has none with more axes
-        operands = [x.expand(items, *x.shape[1:]).flatten(0, 1) for x in operands]
-    out = F.scaled_dot_product_attention(*operands, scale=scale, enable_gqa=enable_gqa)
-    out = out.unflatten(0, (items, -1)) if query.dim() == 4 else out
-    return collect(out, places, -2)
+        mask = mask.unsqueeze(0) if mask.shape[-2] == 1 else spread(mask, rows, -2)
+
+    def four_axes(x: Tensor) -> Tensor:
+        """ONNX has no attention with more."""
+        return x if x.dim() == 4 else x.expand(items, *x.shape[1:]).flatten(0, 1)
+
+    out = F.scaled_dot_product_attention(
+        *(four_axes(query_rows), four_axes(key), four_axes(value)),
+        None if mask is None else four_axes(mask),
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+    return collect(out.view(items, *query_rows.shape[1:-1], -1), places, -2)
 
 
 def _attention_cpu(

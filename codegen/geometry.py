@@ -111,57 +111,104 @@ class TransposedWindow(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """Nearest-neighbour resize: ``floor(o * scale)`` in float32, as torch computes it."""
+    """Nearest-neighbour resize: ``floor((o + centre) * scale)`` in float32, as in torch."""
 
     in_grid: Pair
     out_grid: Pair
     scale: tuple[float, float]
+    centre: float = 0.0
 
     def taps(self, position: Tensor, axis: int) -> Tensor:
-        source = (position.to(torch.float32) * self.scale[axis]).floor().to(torch.int64)
+        source = (
+            ((position.to(torch.float32) + self.centre) * self.scale[axis]).floor().to(torch.int64)
+        )
         return source.clamp(max=self.in_grid[axis] - 1).unsqueeze(1)
 
 
-class Bilinear(NamedTuple):
-    """Bilinear resize: four taps a site; :meth:`weights` gives their shares."""
+class Resize(NamedTuple):
+    """Resize by sums of rows and columns; :meth:`weights` gives their shares.
+
+    ``kind``: bilinear, bicubic, both also antialiased, or the average of all that a site covers.
+    """
 
     in_grid: Pair
     out_grid: Pair
     scale: tuple[float, float]
-    align_corners: bool
+    kind: str
+    align_corners: bool = False
 
     def taps(self, position: Tensor, axis: int) -> Tensor:
-        low = self._origin(position, axis).floor().to(torch.int64)
-        return torch.stack([low, low + 1], 1).clamp(max=self.in_grid[axis] - 1)
-
-    def _origin(self, position: Tensor, axis: int) -> Tensor:
-        at = position.to(torch.float64)
-        # A tensor: exporters to ONNX round numbers to float32.
-        scale = torch.tensor(self.scale[axis], dtype=torch.float64, device="cpu")
-        return at * scale if self.align_corners else ((at + 0.5) * scale - 0.5).clamp(min=0)
-
-    def _shares(self, position: Tensor, axis: int) -> Tensor:
-        at = self._origin(position, axis)
-        share = (at - at.floor().clamp(max=self.in_grid[axis] - 1)).clamp(0, 1)
-        return torch.stack([1 - share, share], 1)
+        return self._read(position, axis)[0]
 
     def weights(self, sites: Tensor) -> Tensor:
-        """float64 [S, 4], in the order of :func:`read`."""
+        """float64 [S, taps], in the order of :func:`read`."""
         y, x = _rows_columns(sites, self.out_grid)
-        down, across = self._shares(y, 0), self._shares(x, 1)
+        down, across = self._read(y, 0)[1], self._read(x, 1)[1]
         return (down.unsqueeze(2) * across.unsqueeze(1)).flatten(1)
+
+    def _read(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Taps [n, taps] and their shares, float64."""
+        if self.kind == "average":
+            return self._average(position, axis)
+        # A tensor: exporters to ONNX round numbers to float32.
+        scale = torch.tensor(self.scale[axis], dtype=torch.float64, device="cpu")
+        at, size = position.to(torch.float64), self.in_grid[axis]
+        if self.kind.endswith("antialiased"):
+            return self._antialiased((at + 0.5) * scale, axis, scale)
+        at = at * scale if self.align_corners else (at + 0.5) * scale - 0.5
+        if self.kind == "bilinear":
+            at = at.clamp(min=0)
+            share = (at - at.floor().clamp(max=size - 1)).clamp(0, 1)
+            taps, shares = _steps(2, 1), torch.stack([1 - share, share], 1)
+        else:
+            taps = _steps(4, 1) - 1
+            shares = _cubic(taps - (at - at.floor()).unsqueeze(1), -0.75)
+        return (at.floor().to(torch.int64).unsqueeze(1) + taps).clamp(0, size - 1), shares
+
+    def _average(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        size, out = self.in_grid[axis], self.out_grid[axis]
+        first = (position * size).div(out, rounding_mode="floor").unsqueeze(1)
+        count = -(-(position + 1) * size).div(out, rounding_mode="floor").unsqueeze(1) - first
+        steps = _steps(size // out + 2, 1)
+        inside = steps < count
+        return torch.where(inside, first + steps, OUTSIDE), inside / count.to(torch.float64)
+
+    def _antialiased(self, centre: Tensor, axis: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+        cubic, widths = self.kind.startswith("bicubic"), max(self.scale[axis], 1.0)
+        reach = (2 if cubic else 1) * scale.clamp(min=1)
+        first = (centre - reach + 0.5).to(torch.int64).clamp(min=0).unsqueeze(1)
+        stop = (centre + reach + 0.5).to(torch.int64).clamp(max=self.in_grid[axis])
+        at = first + _steps(int(2 * (2 if cubic else 1) * widths) + 2, 1)
+        away = (at - centre.unsqueeze(1) + 0.5) / scale.clamp(min=1)
+        shares = _cubic(away, -0.5) if cubic else (1 - away.abs()).clamp(min=0)
+        inside = at < stop.unsqueeze(1)
+        shares = torch.where(inside, shares, 0.0)
+        return torch.where(inside, at, OUTSIDE), shares / shares.sum(1, keepdim=True)
+
+
+def _cubic(away: Tensor, a: float) -> Tensor:
+    """Keys' kernel."""
+    x = away.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 
 class Pad(NamedTuple):
-    """Spatial padding by ``(top, left)``; ``mode`` as in :func:`torch.nn.functional.pad`."""
+    """Rows and columns in other places: padded by ``(top, left)``, less than nothing to crop.
+
+    ``mode`` as in :func:`torch.nn.functional.pad`; circular in a grid of the same size is a roll.
+    A ``step`` of -1 counts backwards (flip), a larger one takes every so many.
+    """
 
     in_grid: Pair
     out_grid: Pair
     before: Pair
-    mode: str
+    mode: str = "constant"
+    step: Pair = (1, 1)
 
     def taps(self, position: Tensor, axis: int) -> Tensor:
-        at, size = position - self.before[axis], self.in_grid[axis]
+        at, size = position * self.step[axis] - self.before[axis], self.in_grid[axis]
         if self.mode == "reflect":
             at = (size - 1) - (at.abs() - (size - 1)).abs()
         elif self.mode == "replicate":
@@ -193,9 +240,30 @@ def grow(mask: Tensor, geometry: Geometry) -> Tensor:
     """Output sites (bool [..., H', W']) of which some tap reads an active input site."""
     if isinstance(geometry, Window):
         return _grow_window(mask, geometry)
-    reads = read(geometry, all_sites(geometry.out_grid))
-    hit = mask.flatten(-2)[..., reads.clamp(min=0)] & (reads != OUTSIDE)
-    return hit.any(-1).unflatten(-1, geometry.out_grid)
+    for axis, size in enumerate(geometry.in_grid):
+        out = torch.arange(geometry.out_grid[axis], device="cpu")
+        at = geometry.taps(out, axis)
+        at = at.masked_fill((at < 0) | (at >= size), OUTSIDE)
+        if isinstance(geometry, TransposedWindow):  # between its taps: as the site there
+            near = (out * size).div(geometry.out_grid[axis], rounding_mode="floor")
+            at[:, 0] = torch.where((at == OUTSIDE).all(1), near, at[:, 0])
+        mask = _any_of(mask, at, axis - 2)
+    return mask
+
+
+def _any_of(mask: Tensor, at: Tensor, axis: int) -> Tensor:
+    """Along ``axis`` the union of those ``at`` [n, taps]."""
+    taken = mask.index_select(axis, at.clamp(min=0).flatten()).unflatten(axis, at.shape)
+    inside = (at != OUTSIDE).view(*at.shape, *[1] * (-1 - axis))
+    found: Tensor = (taken & inside).any(axis)
+    return found
+
+
+def moved(mask: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+    """These rows and columns of a mask, nothing for those that are OUTSIDE."""
+    for axis, at in ((-2, rows), (-1, columns)):
+        mask = _any_of(mask, torch.tensor(at, device="cpu").unsqueeze(1), axis)
+    return mask
 
 
 def _grow_window(mask: Tensor, window: Window) -> Tensor:

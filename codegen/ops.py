@@ -61,7 +61,8 @@ def regroup(
 ) -> Tensor:
     """x with its axes split into ``factors``, these in another ``order``, then joined to a
     ``shape``."""
-    return x.reshape(factors).permute(order).reshape(shape)
+    split: Tensor = x.reshape(factors)
+    return split.permute(*order).reshape(shape)
 
 
 def truth(like: Tensor, value: bool) -> Tensor:
@@ -126,6 +127,19 @@ def gather_one(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: floa
     return gather(x, halo, kernel_map, padding)[:, :, 0].transpose(1, 2)
 
 
+def gather_joined(
+    parts: list[Tensor], halos: list[Tensor | None], kernel_maps: list[Tensor]
+) -> Tensor:
+    """Packed [N, C, S_out], of which each site reads a site of the one part that covers it."""
+    rows = [overlay_halo(x, halo, 0.0) for x, halo in zip(parts, halos, strict=True)]
+    at, start = kernel_maps[0][:, 0], 0
+    for own, kernel_map in zip(rows, kernel_maps, strict=True):
+        column, last = kernel_map[:, 0], own.shape[1] - 1
+        at = torch.where(column < last, column + start, at)
+        start += own.shape[1]
+    return torch.cat(rows, 1).index_select(1, at).transpose(1, 2)
+
+
 def through(kernel_map: Tensor, moves: Tensor, x: Tensor, halo_sites: Tensor) -> Tensor:
     """A kernel map over rows that a gather moved, as one over the rows that it moved.
 
@@ -151,8 +165,27 @@ def gather_max(x: Tensor, halo: Tensor | None, kernel_map: Tensor) -> Tensor:
     return gather(x, halo, kernel_map, float("-inf")).amax(2).transpose(1, 2)
 
 
+def gather_argmax(x: Tensor, halo: Tensor | None, kernel_map: Tensor, sites: Tensor) -> Tensor:
+    """Which of the taps' ``sites`` [S_out, taps] has the maximum."""
+    best = gather(x, halo, kernel_map, float("-inf")).argmax(2)
+    return sites.expand(x.shape[0], *sites.shape).gather(2, best).transpose(1, 2)
+
+
+Taps = tuple[Tensor, Tensor | None, Tensor]
+"""Packed values, halo and kernel map."""
+
+
+def gather_unpool(values: Taps, indices: Taps, sites: Tensor) -> Tensor:
+    """Max unpool: each of ``sites`` [S_out] takes the value whose index it is, else zero.
+
+    ``values`` and ``indices`` are operands of :func:`gather`.
+    """
+    wanted = sites.view(1, -1, 1, 1) == gather(*indices, -1)
+    return torch.where(wanted, gather(*values), 0.0).sum(2).transpose(1, 2)
+
+
 def gather_blend(x: Tensor, halo: Tensor | None, kernel_map: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the taps weighted by ``weights`` [S_out, taps]: bilinear resize."""
+    """Sum of the taps weighted by ``weights`` [S_out, taps]: resizes."""
     taps = gather(x, halo, kernel_map)
     return (taps * weights.to(x.dtype).unsqueeze(2)).sum(2).transpose(1, 2)
 
@@ -186,6 +219,20 @@ def gather_shuffle(
     return chosen[..., 0].transpose(1, 2)
 
 
+def adaptive_max_pool(image: Tensor, size: list[int]) -> Tensor:
+    """The maxima alone."""
+    return torch.nn.functional.adaptive_max_pool2d(image, size)
+
+
+def max_pool_indices(
+    image: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    """The sites of the maxima alone."""
+    pooled = torch.nn.functional.max_pool2d_with_indices(image, kernel, stride, padding, dilation)
+    indices: Tensor = pooled[1]
+    return indices
+
+
 def cut_images(
     x: Tensor, dim: int, around: tuple[int, int, int], images: Pair, ends: Pair
 ) -> Tensor:
@@ -199,6 +246,11 @@ def cut_images(
     head = x.narrow(dim, ends[0], before - ends[0])
     tail = x.narrow(dim, x.size(dim) - after, ends[1])
     return torch.cat([head, kept, tail], dim)
+
+
+def numbers(values: list[float], after: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``values`` along an axis with ``after`` more behind it."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, *[1] * after)
 
 
 def as_complex(x: Tensor) -> Tensor:

@@ -19,13 +19,14 @@ from torch import Tensor
 from . import kernel_map as native
 from .geometry import (
     OUTSIDE,
-    Bilinear,
     Geometry,
     Nearest,
     Pair,
+    Resize,
     Window,
     all_sites,
     grow,
+    moved,
     read,
     within,
 )
@@ -43,11 +44,14 @@ __all__ = [
     "items_at",
     "kernel_map",
     "lanes",
+    "moved",
+    "own_sites",
     "pool_divisor",
     "shuffle_phase",
     "sites_within",
     "source_sites",
     "space_sites",
+    "tap_sites",
     "union",
 ]
 
@@ -244,9 +248,19 @@ def _sites(geometry: Geometry, out_sites: Tensor | None, items: int = 1) -> Tens
     return all_sites(geometry.out_grid, items) if out_sites is None else out_sites
 
 
-def blend_weights(geometry: Bilinear, out_sites: Tensor | None) -> Tensor:
-    """Shares float64 [S_out, 4] of the taps of a bilinear resize."""
+def blend_weights(geometry: Resize, out_sites: Tensor | None) -> Tensor:
+    """Shares float64 [S_out, taps] of the taps of a resize."""
     return geometry.weights(_sites(geometry, out_sites))
+
+
+def own_sites(geometry: Geometry, out_sites: Tensor | None) -> Tensor:
+    """The output sites int64 [S_out] themselves."""
+    return _sites(geometry, out_sites)
+
+
+def tap_sites(geometry: Geometry, out_sites: Tensor | None) -> Tensor:
+    """The input site int64 [S_out, taps] of each tap."""
+    return read(geometry, _sites(geometry, out_sites))
 
 
 def pool_divisor(geometry: Window, out_sites: Tensor | None) -> Tensor:

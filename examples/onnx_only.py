@@ -57,14 +57,14 @@ def main() -> None:
     recorded = folder.run("record", inputs)  # the model's output, and the baseline
     record_seconds = time.perf_counter() - start
 
-    height, width = folder.signature["grid"]
+    height, width = folder.signature["sidecar"]["grid"]
     mask = np.zeros((height, width), dtype=bool)
     mask[: height // 4, : width // 4] = True
     tables = folder.run("plan", {"mask": mask})  # once an edit, for any number of updates
 
     edited, other = dict(inputs), folder.random_inputs(seed=1)
     for entry in folder.signature["inputs"]:
-        # Inputs without a grid (timestep, prompt) stay. For others run "static" again.
+        # Inputs without a grid (timestep, prompt) stay. For others run "conditions" again.
         if entry["grid"] == [height, width] and inputs[entry["name"]].ndim == 4:
             name = entry["name"]
             edited[name] = np.where(mask, other[name], inputs[name])

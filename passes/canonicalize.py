@@ -16,6 +16,7 @@ from .rewrites import (
     frames,
     indices,
     joins,
+    lines,
     merged_views,
     norms,
     pads,
@@ -36,6 +37,10 @@ CANONICAL = Rewrites.declared_in(
 """Where several match one operator: a whole kernel is a product, before it is anything else."""
 
 
+LINES = Rewrites.declared_in(lines)
+"""Of operators as they were captured, before each is brought to another form."""
+
+
 @dataclass(frozen=True)
 class Canonicalize(Pass):
     """Applies the rewrites until none applies to any node, and drops dead nodes.
@@ -52,6 +57,7 @@ class Canonicalize(Pass):
         for node in list(graph.nodes):
             if getattr(node.target, "overloadpacket", None) in _CHECKS:
                 graph.erase_node(node)
+        LINES.apply(graph)
         self.rewrites.apply(graph)
         drop_dead_nodes(module)
         return module

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from sparsify.codegen import norms, opaque, ops, products
+from sparsify.codegen import by_item, norms, opaque, ops, products
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
@@ -109,6 +109,8 @@ def _is_resize(x: Node, stored: Any) -> bool:
 
 def fuse_attention(node: Node) -> Fused | None:
     """attention over overlaid keys and values -> one operator that never writes them out."""
+    if node.target is by_item.attention:
+        return Fused(node.name, "attention", (), "each item of the batch has keys of its own")
     if node.target is not opaque.attention:
         return None
     query, key, value = node.args[:3]
@@ -159,8 +161,10 @@ _OPTIONS = ("attn_mask", "dropout_p", "is_causal", "enable_gqa")
 
 def fuse_statistics(node: Node) -> Fused | None:
     """updated_statistics of a padded table -> one operator that reads the baseline in place."""
-    if node.target is not norms.updated_statistics or len(node.args) != 7:
+    if node.target is not norms.updated_statistics or len(node.args) < 7:
         return None
+    if len(node.args) > 7:
+        return Fused(node.name, "updated_statistics", (), "each item of the batch has its own")
     x, old, *rest = node.args
     assert isinstance(x, Node) and isinstance(old, Node)
     if len(_shape(x)) != 3:

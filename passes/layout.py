@@ -231,6 +231,16 @@ class Layout:
         dim = plain(size) if space is None else joint(space)
         return Layout((*self.dims[:at], dim, *self.dims[at + 1 :]))
 
+    def on(self, grid: Grid) -> Layout:
+        """The layout with rows and columns of another number."""
+        size = {"y": grid[0], "x": grid[1]}
+        return Layout(
+            tuple(
+                tuple(Axis(size.get(axis.name, axis.size), axis.name, axis.space) for axis in dim)
+                for dim in self.dims
+            )
+        )
+
     def permute(self, order: Sequence[int]) -> Layout:
         return Layout(tuple(self.dims[dim] for dim in order))
 

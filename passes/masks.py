@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from sparsify.codegen import tables
-from sparsify.codegen.geometry import Geometry
+from sparsify.codegen.geometry import Geometry, Pad
 from torch.fx import GraphModule, Node
 
 from .base import Pass
 from .facts import facts, note
+from .frames import Frames
 from .layout import Grid
 from .macs import macs
 from .recompute import follows, grid_sources
@@ -31,8 +32,9 @@ class PropagateMasks(Pass):
     """Adds the ``mask`` input and the mask nodes of the plan; gives every edited node its
     ``mask``, None where it is computed whole.
 
-    policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled;
-    the smallest grids, up to ``dense_share`` of all MACs, are computed whole. policy "exact":
+    policy "fixed": one mask per grid, the input mask dilated by ``dilate`` pixels and pooled,
+    and moved with what crops, rolls, flips and joins move (:mod:`.frames`); the smallest grids, up
+    to ``dense_share`` of all MACs, are computed whole. policy "exact":
     masks grow with every operator's reach, and an operator that is global activates all sites.
     """
 
@@ -80,26 +82,28 @@ class PropagateMasks(Pass):
         # Where convolutions wrap around the border, so does what an edit touches.
         wraps = (wrapped,) if any(wrapped := _wrapped_axes(work)) else ()
         wide = plan.call(tables.dilate, mask, self.dilate, *wraps) if self.dilate else mask
-        masks = self._grid_masks(work, wide, plan)
+        frames = Frames(plan, wide, self.grid, self._grid_masks(work, wide, plan))
 
         def choose(node: Node) -> Node | None:
-            grid = _packed_grid(node)
+            if not _is_on_grid(node):
+                return None
+            frame, grid = frames.of(node), _packed_grid(node)
             if grid is None:
                 return None
             if grid in dense:
                 note(node, reason="one of the smallest grids")
                 return None
             if follows(node):
-                return self._behind(node, masks, plan)
+                return self._behind(node, frames, plan)
             if isinstance(rule := find_rule(node), PadRule):
                 before, geometry = facts(node.all_input_nodes[0]).mask, rule.geometry(node)
-                if isinstance(before, Node) and geometry is not None:
-                    return plan.grow(before, geometry)
-            return masks[grid]
+                if before is not None and geometry is not None:
+                    return plan.grow(before, _reach(geometry))
+            return frames.mask(frame, grid)
 
         return choose
 
-    def _behind(self, node: Node, masks: dict[Grid, Node], plan: _MaskBuilder) -> Node:
+    def _behind(self, node: Node, frames: Frames, plan: _MaskBuilder) -> Node:
         """Where its sources are active: elsewhere it is what they give, also after commits."""
         rule, found = find_rule(node), []
         for source in grid_sources(node):
@@ -108,10 +112,14 @@ class PropagateMasks(Pass):
             geometry = rule.geometry(node) if rule else None
             if geometry is None:
                 found.append(mask)
-            elif mask is masks[grid] and _divides(geometry.out_grid, grid):
-                found.append(masks[geometry.out_grid])  # pooled, so that it covers the source's
+                continue
+            moves = rule is not None and bool(rule.moves(node))
+            of_frame = mask is frames.mask(frames.of(source), grid)
+            if of_frame and (moves or _divides(geometry.out_grid, grid)):
+                # Moved as it stands, or pooled, so that it covers the source's.
+                found.append(frames.mask(frames.of(node), geometry.out_grid))
             else:
-                found.append(plan.grow(mask, geometry))
+                found.append(plan.grow(mask, geometry if moves else _reach(geometry)))
         distinct = list(dict.fromkeys(found))
         return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
@@ -139,11 +147,12 @@ class PropagateMasks(Pass):
             if rule.is_global(node) or None in sources:
                 note(node, reason="an edit reaches every site")
                 return None
-            geometry = rule.geometry(node)
-            if geometry is not None:
-                mask = facts(rule.image(node)).mask
-                assert mask is not None
-                return plan.grow(mask, geometry)
+            if moves := rule.moves(node):
+                sources = [plan.grow(facts(x).mask, geometry) for x, geometry in moves]
+            elif (geometry := rule.geometry(node)) is not None:
+                read = grid_sources(node)
+                images = read if len(read) > 1 else [rule.image(node)]
+                sources = [plan.grow(facts(x).mask, _reach(geometry)) for x in images]
             distinct = list(dict.fromkeys(sources))
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
@@ -153,6 +162,11 @@ class PropagateMasks(Pass):
 def _packed_grid(node: Node) -> Grid | None:
     layout = facts(node).layout
     return layout.grid if layout and layout.packable else None
+
+
+def _is_on_grid(node: Node) -> bool:
+    layout = facts(node).layout
+    return layout is not None and layout.grid is not None
 
 
 def _wrapped_axes(work: list[Node]) -> tuple[bool, bool]:
@@ -171,6 +185,14 @@ def _divides(coarse: Grid, fine: Grid) -> bool:
     return all(b % a == 0 for a, b in zip(coarse, fine, strict=True))
 
 
+def _reach(geometry: Geometry) -> Geometry:
+    """What a pad adds is active where the border is: behind it, a norm's scale say, it can be
+    another value for other conditions."""
+    if isinstance(geometry, Pad) and geometry.mode == "constant":
+        return geometry._replace(mode="replicate")
+    return geometry
+
+
 class _MaskBuilder:
     """Plan nodes, each made once."""
 
@@ -187,5 +209,7 @@ class _MaskBuilder:
             self._made[key] = node
         return self._made[key]
 
-    def grow(self, mask: Node, geometry: Geometry) -> Node:
+    def grow(self, mask: Node | None, geometry: Geometry) -> Node:
+        """The sites that read ``mask``, of a value that is computed in part."""
+        assert mask is not None
         return self.call(tables.grow, mask, geometry)

@@ -83,6 +83,9 @@ class Packer(Stages):
         how = (bool(self._padding), self.items) if self.items > 1 else self._padding
         both = self.plan(tables.kernel_map, geometry, in_sites, out_sites, *how)
         kernel_map = self.sized(self.plan(operator.getitem, both, 0), out_sites)
+        if not facts(image).edited:
+            whole = self.materialise(image)
+            return self._shared("update", aten.flatten.using_ints, whole, 2, 3), None, kernel_map
         x = self.current_at(image, in_sites)
         if in_sites is None:
             return x, None, kernel_map

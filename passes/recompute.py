@@ -44,7 +44,8 @@ def _around(layout: Layout) -> tuple[int, int, int]:
 def _has_one_source(node: Node) -> bool:
     """Recomputing through a sum of two maps would need both; then remembering it is smaller."""
     if node.target is aten.cat.default:
-        return all(is_edited(arg) for arg in node.all_input_nodes)
+        grid = layout_of(node).grid
+        return all(is_edited(arg) and layout_of(arg).grid == grid for arg in node.all_input_nodes)
     return len(grid_sources(node)) == 1
 
 

@@ -25,6 +25,7 @@ from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
 from .codegen.export.programs import Pure, program, pure
 from .folder import (
+    COMMITTED,
     FORMATS,
     WEIGHTS,
     FolderSignature,
@@ -157,7 +158,8 @@ class _Exporter:
 
     def _pure(self, name: str, part: NamedGraph) -> Pure:
         inputs = [self._renamed.get(given, given) for given in part.inputs]
-        return pure(name, part.module, inputs, part.outputs, self._weights)
+        outputs = [_committed(made) for made in part.outputs] if name == "commit" else part.outputs
+        return pure(name, part.module, inputs, outputs, self._weights)
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
@@ -200,6 +202,11 @@ class _Exporter:
         if name in self._sparse.graphs.dynamic:
             shape = (None, *shape[1:])
         return Value(shape, dtype_name(tensor.dtype))
+
+
+def _committed(name: str) -> str:
+    """Of a result of a commit, which may be what it was given: no graph has one name twice."""
+    return name.replace("baseline.", COMMITTED)
 
 
 def _with_constants(part: NamedGraph, constants: NamedGraph, joint: GraphModule) -> NamedGraph:

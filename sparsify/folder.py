@@ -18,6 +18,8 @@ Format = Literal["pt2", "onnx", "aoti"]
 FORMATS: tuple[str, ...] = get_args(Format)
 VERSION = 2
 """Of the folder; another one is refused."""
+COMMITTED = "committed."
+"""In place of ``baseline.`` in the names of what a commit returns."""
 SIGNATURE, WEIGHTS = "signature.json", "weights.safetensors"
 
 

@@ -17,7 +17,7 @@ from .changes import Drops
 from .codegen.ambient import as_captured
 from .codegen.errors import BaselineError, FolderError, SignatureError
 from .codegen.export import aoti, onnx, pt2
-from .folder import FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
+from .folder import COMMITTED, FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
 from .masks import MaskLike
 from .plan import Plan
 from .report import Report
@@ -178,7 +178,8 @@ class Loaded:
         given = [named[key] for key in graph.inputs]
         if self.signature.format != "onnx":
             given += [self._tensors[key] for key in graph.weights]
-        return dict(zip(graph.outputs, self._graphs[name](given), strict=True))
+        names = (made.replace(COMMITTED, "baseline.") for made in graph.outputs)
+        return dict(zip(names, self._graphs[name](given), strict=True))
 
     def _built(self, outputs: Sequence[Any]) -> Any:
         """Copies: a graph may return what it was given."""

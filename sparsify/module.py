@@ -119,8 +119,7 @@ class SparseModule(nn.Module):
 
         Inputs outside the mask are the baseline's; an edit that is lost so gives a warning, once
         (``warn_dropped``). With ``commit`` also the baseline of the
-        edited run. Where the items of a batch have different masks, each is recorded and updated
-        as a batch of one (the first time costs a dense run).
+        edited run.
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
         call = self._engine.bind(args, kwargs)

@@ -43,12 +43,34 @@ class Arrangement:
     @property
     def is_image(self) -> bool:
         shape = tuple(self.sites.shape)
-        own = Arrangement.image(shape) if len(shape) > 2 and shape[-2:] == self.grid else None
-        return own is not None and torch.equal(self.sites, own.sites)
+        if len(shape) < 3 or shape[-2:] != self.grid:
+            return False
+        return torch.equal(self.sites, torch.arange(prod(self.grid)).view(self.grid).expand(shape))
 
     def active(self, mask: Tensor) -> Tensor:
         """The entries that an update with ``mask`` [H, W] computes."""
         return mask.flatten()[self.sites.clamp(min=0)] | (self.sites == BESIDE)
+
+
+_MOVES = (aten.roll.default, aten.flip.default, aten.slice.Tensor, aten.cat.default)
+
+
+def is_move(node: Node, found: dict[Node, Arrangement]) -> bool:
+    """Does it put rows and columns of pictures [N, C, H, W] in other places?"""
+    shape, sources = node.meta["val"].shape, [arg for arg in node.all_input_nodes if arg in found]
+    if node.target not in _MOVES or len(shape) != 4 or not sources:
+        return False
+    at = 1 if node.target in (aten.flip.default, aten.slice.Tensor, aten.cat.default) else 2
+    given: Any = node.args[at] if len(node.args) > at else 0
+    dims = [dim % 4 for dim in (given if isinstance(given, list | tuple) else [given])]
+    if not all(found[arg].is_image for arg in sources) or min(dims) < 2:
+        return False
+    if node.target is not aten.slice.Tensor:
+        return True
+    start, step = node.args[2] or 0, node.args[4] if len(node.args) > 4 else 1
+    size = sources[0].meta["val"].shape[dims[0]]
+    covers = 0 <= start < step and shape[dims[0]] == -((start - size) // step)  # type: ignore
+    return tuple(shape) != tuple(sources[0].meta["val"].shape) and not covers
 
 
 class Arrangements(Interpreter):
@@ -77,6 +99,9 @@ class Arrangements(Interpreter):
     def _arrangement(self, n: Node, value: Tensor) -> Arrangement | None:
         if n.target is aten.im2col.default:
             return _blocks(n, value)
+        if is_move(n, self.found):
+            grid = (value.shape[-2], value.shape[-1])
+            return Arrangement(torch.arange(prod(grid)).view(grid).expand(value.shape), grid)
         if n.target in (ops.shuffle, ops.unshuffle):
             return Arrangement.image(tuple(value.shape))
         sources = [arg for arg in n.all_input_nodes if arg in self.found]

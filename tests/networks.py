@@ -38,7 +38,7 @@ from tests.gan_steps import (
     STATISTICS,
     STYLE_CONVS,
 )
-from tests.picture_steps import CONVS, PADS, POOLS, RESIZES, SHUFFLES, TRANSPOSED
+from tests.picture_steps import CONVS, MOVES, PADS, POOLS, RESIZES, SHUFFLES, TRANSPOSED
 from tests.rearranged_steps import (
     CHANNEL_ORDERS,
     COLUMNS,
@@ -52,7 +52,6 @@ from tests.steps import (
     CONDITION,
     CONTEXT,
     MAX_CHANNELS,
-    MAX_SITES,
     Inputs,
     Lambda,
     Maker,
@@ -64,13 +63,9 @@ from tests.steps import (
 from tests.token_steps import FRAMES, JOINT, LINEAR_ATTENTION
 
 _UNRULED: dict[str, Callable[[Tensor], Tensor]] = {
-    "roll": lambda x: x.roll((1, 2), (2, 3)),
-    "flip": lambda x: x.flip(3),
+    "roll": lambda x: x.flatten(2).roll(3, 2).view_as(x),
     "transpose": lambda x: x.transpose(2, 3),
-    "bicubic": lambda x: F.interpolate(x, scale_factor=1.3, mode="bicubic"),
     "cumsum": lambda x: x.cumsum(2) / x.shape[2],
-    "crop": lambda x: x[:, :, 1:, :] if x.shape[2] > 2 else x,
-    "halves": lambda x: torch.cat(x.chunk(2, 3)[::-1], 3),
     "linear over rows": lambda x: x + x.mean(3, keepdim=True),
 }
 
@@ -82,8 +77,6 @@ class Unruled(Step):
     kind: str
 
     def build(self, shape: Shape, skips: list[Shape], make: Maker) -> nn.Module:
-        if self.kind == "bicubic" and shape.height * shape.width > MAX_SITES // 2:
-            return on_image(lambda x: x)
         return on_image(_UNRULED[self.kind])
 
 
@@ -188,6 +181,7 @@ LOCAL: tuple[st.SearchStrategy[Step], ...] = (
     POOLS,
     PADS,
     SHUFFLES,
+    MOVES,
     CHANNELS,
     JOINS,
     COLUMNS,

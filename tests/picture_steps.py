@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tests.steps import (
     MAX_SITES,
@@ -126,8 +128,11 @@ class Resize(Step):
         height, width = (max(1, int(size * self.factor)) for size in shape.grid)
         if height * width > MAX_SITES or min(shape.grid) * self.factor < 1:
             return on_image(lambda x: x)
-        kwargs: dict[str, Any] = {"mode": self.mode}
-        if self.mode != "nearest":
+        mode, _, antialiased = self.mode.partition(", ")
+        kwargs: dict[str, Any] = {"mode": mode}
+        if antialiased:
+            kwargs["antialias"] = True
+        elif mode in ("bilinear", "bicubic"):
             kwargs["align_corners"] = self.corners
         if self.by_size:
             kwargs["size"] = (height, width)
@@ -155,6 +160,19 @@ class Pool(Step):
                 )
             )
         spans = [(k - 1) * self.dilation + 1 for k in kernel]
+        if self.kind == "adaptive max":
+            return on_image(
+                lambda x: F.adaptive_max_pool2d(x, [max(2, n - 3) for n in x.shape[2:]])
+            )
+        if self.kind == "and back":
+            stride = tuple(map(max, kernel, self.stride))
+
+            def back(x: Tensor) -> Tensor:
+                how, size = (kernel, stride, padding), x.shape[-2:]
+                values, indices = F.max_pool2d(x, *how, return_indices=True)
+                return F.max_unpool2d(values * 1.5, indices, *how, size)
+
+            return on_image(back)
         fits = all(span <= size for span, size in zip(spans, shape.grid, strict=True))
         dilation = self.dilation if fits else 1
         return on_image(lambda x: F.max_pool2d(x, kernel, self.stride, padding, dilation))
@@ -196,6 +214,56 @@ class Shuffle(Step):
         return on_image(lambda x: F.pixel_unshuffle(x, self.factor))
 
 
+@dataclass(frozen=True)
+class Move(Step):
+    """Rows and columns elsewhere: rolled and perhaps back, flipped, cropped, tiles joined again.
+
+    ``by`` is bent to the size; ``last``: as [N, H, W, C].
+    """
+
+    kind: str
+    by: Pair
+    last: bool
+
+    def build(self, shape: Shape, skips: list[Shape], make: Maker) -> nn.Module:
+        order = (0, 2, 3, 1) if self.last else (0, 1, 2, 3)
+        back, (y, x) = (0, 3, 1, 2) if self.last else order, (1, 2) if self.last else (2, 3)
+        conv = make.fill(nn.Conv2d(shape.channels, shape.channels, 1))
+
+        def change(image: Tensor, conv: nn.Module) -> Tensor:
+            def mixed(part: Tensor) -> Tensor:
+                return conv(part.permute(back)).relu().permute(order)
+
+            return self._moved(image.permute(order), mixed, y, x).permute(back)
+
+        return on_image(change, conv)
+
+    def _moved(self, image: Tensor, mixed: Callable[[Tensor], Tensor], y: int, x: int) -> Tensor:
+        (height, width), (down, across) = (image.shape[y], image.shape[x]), self.by
+        if self.kind == "roll":
+            return mixed(image.roll((down, -across), (y, x)))
+        if self.kind == "roll and back":
+            return image + mixed(image.roll(self.by, (y, x))).roll((-down, -across), (y, x))
+        if self.kind == "flip":
+            return mixed(image.flip([y, x][: 1 + down % 2]))
+        if self.kind == "crop":
+            down, across = min(down, height - 2), min(across, width - 2)
+            return mixed(image.narrow(y, down, height - down).narrow(x, 0, width - across))
+        cut = [max(1, down % height), height - max(1, down % height)]
+        parts = image.split(cut, y)
+        if self.kind == "halves":
+            return torch.cat([parts[1], parts[0], parts[0].detach() * 0 + 1], y)
+        return torch.cat([torch.cat([mixed(p) for p in part.chunk(2, x)], x) for part in parts], y)
+
+
+MOVES = st.builds(
+    Move,
+    st.sampled_from(["roll", "roll and back", "flip", "crop", "halves", "tiles"]),
+    st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.booleans(),
+)
+
+
 PAD_MODES = ("constant", "reflect", "replicate", "circular")
 
 
@@ -230,7 +298,12 @@ TRANSPOSED = st.builds(
 
 RESIZES = st.builds(
     Resize,
-    st.sampled_from(["nearest", "bilinear"]),
+    st.sampled_from(
+        [
+            *("nearest", "bilinear", "nearest", "bilinear", "nearest-exact", "area"),
+            *("bicubic", "bilinear, antialiased", "bicubic, antialiased"),
+        ]
+    ),
     st.booleans(),
     st.sampled_from([2.0, 1.5, 0.5, 1.3, 0.7]),
     st.booleans(),
@@ -239,7 +312,7 @@ RESIZES = st.builds(
 
 POOLS = st.builds(
     Pool,
-    st.sampled_from(["average", "max"]),
+    st.sampled_from(["average", "max", "average", "max", "adaptive max", "and back"]),
     pairs(2, 3, 1),
     pairs(2, 1, 3),
     pairs(0, 1),

@@ -23,8 +23,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from sparsify import SparseModule
-from tests.arrangement import Arrangements
+from tests.arrangement import Arrangements, is_move
 from tests.networks import Arguments, Recipe
+from tests.standing import Standing, moved_masks, stand
 
 aten = torch.ops.aten
 Norm = Literal["updated", "baseline"]
@@ -66,6 +67,7 @@ class Reference:
         assume(all(prod(facts(node).layout.grid) > 4 for node in lost))
         assert not lost, f"updated in part, but on no grid: {lost}"
         self._packed = {node: run.found[node] for node in packed}
+        self._found = run.found
         self._wraps = self._wrapped(0), self._wrapped(1)
 
     def widened(self, mask: Tensor) -> Tensor:
@@ -83,34 +85,40 @@ class Reference:
 
     def masks(self, mask: Tensor) -> dict[Node, Tensor]:
         """The active mask of every node that is not computed whole."""
-        wide = self.widened(mask).double()[None]
+        whole = Standing(self.widened(mask))
+        standing: dict[Node, Standing] = {}
+        for node in self.module.graph.nodes:
+            if node in self._found:
+                standing[node] = stand(node, self._found, standing, whole)
         masks: dict[Node, Tensor] = {}
         for node, arrangement in self._packed.items():
             before = masks.get(node.all_input_nodes[0]) if node.all_input_nodes else None
-            pooled = F.adaptive_max_pool2d(wide, arrangement.grid)[0] > 0
             if before is not None and _copies(node):
                 masks[node] = before
             elif node.name in self._following:
-                masks[node] = self._behind(node, masks, pooled, wide)
+                masks[node] = self._behind(node, masks, standing)
             elif before is not None and node.target is aten.pad.default and arrangement.is_image:
-                masks[node] = F.pad(before.double()[None], node.args[1], *node.args[2:3])[0] > 0
+                masks[node] = _padded(before, node)
             else:
-                masks[node] = pooled
+                masks[node] = standing[node].mask(arrangement.grid)
         return masks
 
     def _behind(
-        self, node: Node, masks: dict[Node, Tensor], pooled: Tensor, wide: Tensor
+        self, node: Node, masks: dict[Node, Tensor], standing: dict[Node, Standing]
     ) -> Tensor:
         """The sites of what comes from its sources alone: those that read an active one."""
-        found = torch.zeros_like(pooled)
+        grid = self._packed[node].grid
+        found = torch.zeros(grid, dtype=torch.bool)
         for source in (arg for arg in node.all_input_nodes if arg in masks):
-            mask, grid = masks[source], self._packed[source].grid
-            if tuple(mask.shape) == tuple(pooled.shape):
+            mask, before = masks[source], self._packed[source].grid
+            if is_move(node, self._found):
+                found |= moved_masks(node, {source: mask})
+            elif before == grid:
                 found |= mask
-                continue
-            of_grid = torch.equal(mask, F.adaptive_max_pool2d(wide, grid)[0] > 0)
-            if of_grid and all(a % b == 0 for a, b in zip(grid, pooled.shape, strict=True)):
-                found |= pooled
+            elif torch.equal(mask, standing[source].mask(before)) and all(
+                a % b == 0 for a, b in zip(before, grid, strict=True)
+            ):
+                found |= standing[node].mask(grid)
             else:
                 image: Any = node.target(mask.double()[None, None], *node.args[1:], **node.kwargs)
                 found |= image[0, 0] > 0
@@ -174,6 +182,16 @@ class Contract(Interpreter):
         sizes = (-1, *[1] * (x.dim() - 2))
         y = y if weight is None else y * weight.view(sizes)
         return y if bias is None else y + bias.view(sizes)
+
+
+def _padded(mask: Tensor, node: Node) -> Tensor:
+    """What a pad adds is active where the border is, or the site that it shows."""
+    how = node.args[2] if len(node.args) > 2 else "constant"
+    mode = "replicate" if how == "constant" else how
+    pads = [*node.args[1], 0, 0][:4]
+    inner = mask.double()[None, None]
+    cut = F.pad(inner, [min(pad, 0) for pad in pads])
+    return F.pad(cut, [max(pad, 0) for pad in pads], mode)[0, 0] > 0
 
 
 def _copies(node: Node) -> bool:

@@ -75,7 +75,7 @@ def test_no_mask(sparse: SparseModule) -> None:
     (baseline,) = session.calls
     with pytest.raises(MaskError, match="there is no mask: give `mask`, bool"):
         sparse.update(baseline, *small_inputs())  # type: ignore[call-overload]
-    for make in (sparse.plan, baseline.restrict, session.restrict):
+    for make in (sparse.plan, lambda: sparse.restrict(baseline), session.restrict):
         with pytest.raises(MaskError, match="there is no mask"):
             make()
     with pytest.raises(MaskError, match="there is no mask"), session.editing():
@@ -92,7 +92,6 @@ def test_equal_masks_of_a_batch_are_one(sparse: SparseModule) -> None:
     _, baseline = sparse.record(x, *rest)
     update = sparse.update(baseline, 2 * x, *rest, mask=torch.stack([corner(), corner()]))
     assert torch.equal(update, sparse.update(baseline, 2 * x, *rest, mask=corner()))
-    assert not baseline.items
 
 
 def test_nan_stays_inside_the_mask(sparse: SparseModule) -> None:

@@ -23,12 +23,17 @@ MOVES: dict[str, g.Geometry] = {
     "window": WINDOW,
     "transposed": g.TransposedWindow(GRID, (12, 18), (4, 4), (2, 2), (1, 1), (1, 1)),
     "nearest": g.Nearest(GRID, (12, 18), (0.5, 0.5)),
-    "bilinear": g.Bilinear(GRID, (9, 13), (6 / 9, 9 / 13), False),
+    "bilinear": g.Resize(GRID, (9, 13), (6 / 9, 9 / 13), "bilinear"),
     "reflect": g.Pad(GRID, (8, 11), (1, 1), "reflect"),
     "replicate": g.Pad(GRID, (8, 11), (1, 1), "replicate"),
     "circular": g.Pad(GRID, (8, 11), (1, 1), "circular"),
     "zeros": g.Pad(GRID, (8, 11), (1, 1), "constant"),
     "same": g.Same(GRID),
+    "roll": g.Pad(GRID, GRID, (2, -3), "circular"),
+    "flip": g.Pad(GRID, GRID, (1 - GRID[0], 0), step=(-1, 1)),
+    "bicubic": g.Resize(GRID, (9, 13), (6 / 9, 9 / 13), "bicubic"),
+    "antialiased": g.Resize(GRID, (4, 5), (6 / 4, 9 / 5), "bilinear, antialiased"),
+    "average": g.Resize(GRID, (4, 5), (1.0, 1.0), "average"),
 }
 
 
@@ -43,6 +48,8 @@ def everything(mask: Tensor) -> dict[str, Tensor]:
         "union": t.union(mask, t.dilate(mask, 1)),
         "space_sites": t.space_sites(sites, GRID, 2, 3, 1),
         "blend_weights": t.blend_weights(MOVES["bilinear"], sites),  # type: ignore[arg-type]
+        "cubic_weights": t.blend_weights(MOVES["bicubic"], sites),  # type: ignore[arg-type]
+        "moved": t.moved(mask, (2, -1, 0), (1, 3, 3)),
         "shuffle_phase": t.shuffle_phase(MOVES["nearest"], sites, (2, 2)),  # type: ignore[arg-type]
         "source_sites": t.source_sites(MOVES["same"], sites),
         "divisor": t.pool_divisor(WINDOW, None),

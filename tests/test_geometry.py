@@ -16,10 +16,10 @@ from sparsify.codegen import ops, products, tables
 from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.geometry import (
     OUTSIDE,
-    Bilinear,
     Geometry,
     Nearest,
     Pad,
+    Resize,
     Same,
     TransposedWindow,
     Window,
@@ -275,20 +275,73 @@ def test_nearest(
     case.assert_equals(got.to(dtype), want, 0)
 
 
-@given(resizes(), st.booleans(), TWO_MASKS, SEEDS)
-def test_bilinear(
+KINDS = ("bilinear", "bicubic", "bilinear, antialiased", "bicubic, antialiased")
+
+
+@given(resizes(), st.sampled_from(KINDS), st.booleans(), TWO_MASKS, SEEDS)
+def test_resizes_by_sums(
     resize: tuple[Pair, Pair, dict[str, Any]],
+    kind: str,
     corners: bool,
     masks: tuple[MaskRecipe, MaskRecipe],
     seed: int,
 ) -> None:
     grid, out, how = resize
-    geometry = Bilinear(grid, out, _scale(grid, out, how, corners), corners)
+    mode, _, antialias = kind.partition(", ")
+    # Torch's antialiased rows are all the first one where there is one column; none is packed.
+    assume(not antialias or out[1] > 1)
+    corners = corners and not antialias
+    geometry = Resize(grid, out, _scale(grid, out, how, corners), kind, corners)
     case = Gathered.make(geometry, 3, masks, seed)
     weights = tables.blend_weights(geometry, case.out_sites)
     got = ops.gather_blend(case.packed, case.halo, case.kernel_map, weights)
-    want = F.interpolate(case.edited, mode="bilinear", align_corners=corners, **how)
-    case.assert_equals(got, want)
+    options = {"mode": mode, "align_corners": corners, "antialias": bool(antialias)}
+    case.assert_equals(got, F.interpolate(case.edited, **options, **how))
+
+
+@given(GRIDS, st.tuples(st.integers(1, 12), st.integers(1, 12)), TWO_MASKS, SEEDS)
+def test_adaptive_pools(
+    grid: Pair, out: Pair, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    geometry = Resize(grid, out, (1.0, 1.0), "average")
+    case = Gathered.make(geometry, 3, masks, seed)
+    taps = case.packed, case.halo, case.kernel_map
+    got = ops.gather_blend(*taps, tables.blend_weights(geometry, case.out_sites))
+    case.assert_equals(got, F.adaptive_avg_pool2d(case.edited, out))
+    case.assert_equals(ops.gather_max(*taps), F.adaptive_max_pool2d(case.edited, out), 0)
+
+
+@given(
+    GRIDS,
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    SMALL,
+    st.booleans(),
+    TWO_MASKS,
+    SEEDS,
+)
+def test_max_unpooling(
+    grid: Pair,
+    kernel: Pair,
+    more: Pair,
+    padded: bool,
+    masks: tuple[MaskRecipe, MaskRecipe],
+    seed: int,
+) -> None:
+    stride = kernel[0] + more[0], kernel[1] + more[1]
+    padding = (kernel[0] // 2, kernel[1] // 2) if padded else (0, 0)
+    out = [(grid[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    window = Window(grid, (out[0], out[1]), kernel, stride, padding)
+    case = Gathered.make(window, 3, masks, seed)
+    taps = case.packed, case.halo, case.kernel_map
+    got = ops.gather_argmax(*taps, tables.tap_sites(window, case.out_sites))
+    want, indices = F.max_pool2d(case.edited, kernel, stride, padding, return_indices=True)
+    case.assert_equals(got, indices, 0)
+    back = TransposedWindow(window.out_grid, window.in_grid, kernel, stride, padding, (1, 1))
+    case = Gathered.make(back, 3, (MaskRecipe("full", 0), masks[0]), seed)
+    sites = tables.own_sites(back, case.out_sites)
+    pooled = [(x.flatten(2), None, case.kernel_map) for x in (want, indices)]
+    unpooled = F.max_unpool2d(want, indices, kernel, stride, padding, list(window.in_grid))
+    case.assert_equals(ops.gather_unpool(*pooled, sites), unpooled, 0)
 
 
 @st.composite
@@ -310,6 +363,19 @@ def test_pad(drawn: tuple[Pad, list[int]], masks: tuple[MaskRecipe, MaskRecipe],
     value = 0.5 if geometry.mode == "constant" else None
     got = ops.gather_one(case.packed, case.halo, case.kernel_map, value or 0.0)
     case.assert_equals(got, F.pad(case.edited, pads, geometry.mode, value), 0)
+
+
+@given(GRIDS, st.tuples(*[st.integers(-9, 9)] * 2), TWO_MASKS, SEEDS)
+def test_roll_and_flip(
+    grid: Pair, by: Pair, masks: tuple[MaskRecipe, MaskRecipe], seed: int
+) -> None:
+    case = Gathered.make(Pad(grid, grid, by, "circular"), 3, masks, seed)
+    got = ops.gather_one(case.packed, case.halo, case.kernel_map)
+    case.assert_equals(got, case.edited.roll(by, (2, 3)), 0)
+    turned = Pad(grid, grid, (1 - grid[0], 0), step=(-1, 1))
+    case = Gathered.make(turned, 3, masks, seed)
+    got = ops.gather_one(case.packed, case.halo, case.kernel_map)
+    case.assert_equals(got, case.edited.flip(2), 0)
 
 
 @given(GRIDS, st.integers(2, 3), TWO_MASKS, SEEDS)
@@ -341,7 +407,12 @@ GEOMETRIES: st.SearchStrategy[Geometry] = st.one_of(
     transposed_windows().map(lambda drawn: drawn[0]),
     paddings().map(lambda drawn: drawn[0]),
     resizes().map(lambda r: Nearest(r[0], r[1], _scale(*r, False))),
-    resizes().map(lambda r: Bilinear(r[0], r[1], _scale(*r, False), False)),
+    st.builds(
+        lambda r, kind: Resize(r[0], r[1], _scale(*r, False), kind),
+        resizes(),
+        st.sampled_from((*KINDS, "average")),
+    ),
+    st.builds(Pad, GRIDS, GRIDS, SMALL, st.just("constant"), st.sampled_from([(-1, 1), (2, -1)])),
     GRIDS.map(Same),
 )
 

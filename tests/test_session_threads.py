@@ -74,19 +74,5 @@ def test_first_uses_at_once_make_one_program() -> None:
 
     first, *others = together(*[sampled] * 4)
     assert all(torch.equal(first, other) for other in others)
-    assert len(sparse._engine._made) == 1
+    assert len(sparse._engine._by_key) == 1
     assert torch.equal(sparse(*edit(1)), small_unet()(*edit(1)))  # no mode is left behind
-
-
-def test_items_are_recorded_once() -> None:
-    sparse = sparsify(small_unet(), backend="eager")
-    image, *rest = small_inputs(2)
-    _, baseline = sparse.record(image, *rest)
-    masks = torch.stack([corner(), corner().flip(0)])
-
-    def update() -> Tensor:
-        return sparse.update(baseline, image + 1, *rest, mask=masks)
-
-    first, *others = together(*[update] * 4)
-    assert all(torch.equal(first, other) for other in others)
-    assert len(baseline.items) == 2

@@ -52,9 +52,9 @@ def test_one_line_says_what_it_is(tmp_path: Path) -> None:
         assert type(value).__name__ in text and "\n" not in text and "tensor(" not in text
         assert len(text) < 120 + len(str(tmp_path))
     baseline, restricted = found["baseline"], found["restricted"]
-    said = f"<Baseline of [2, 16, 16, 16]: {size_of(baseline.nbytes)} kept, 2 items>"
+    said = f"<Baseline of [2, 16, 16, 16]: {size_of(baseline.nbytes)} kept>"
     assert repr(baseline) == said
-    assert repr(restricted).endswith("kept, restricted to 12 of 256 sites>")
+    assert repr(restricted).endswith("kept, restricted to 24 of 512 sites>")
     assert repr(found["plan"]) == "<Plan of [16, 16]: 12 of 256 sites>"
     assert repr(found["editing"]) == "<Editing: 1 of 1 calls made>"
 

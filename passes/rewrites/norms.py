@@ -26,10 +26,12 @@ def group_statistics(node: Node) -> Node:
 
 @rewrite(aten.instance_norm.default)
 def instance_norm(node: Node) -> Node:
-    """instance_norm -> norms.group_norm with one channel a group."""
-    if not argument(node, "use_input_stats"):
-        raise Unmatched("it has running statistics")
+    """instance_norm -> norms.group_norm with one channel a group; with running statistics, x *
+    scale + shift."""
     names = ("weight", "bias", "eps")
+    if not argument(node, "use_input_stats"):
+        known = ("weight", "bias", "running_mean", "running_var", "eps")
+        return _affine(node, source(node), *(argument(node, name) for name in known))
     return _group_norm(node, shape_of(node)[1], *(argument(node, name) for name in names))
 
 
@@ -61,7 +63,11 @@ def vector_norm(node: Node) -> Node:
 def batch_norm(node: Node) -> Node:
     """Batch norm with running statistics -> x * scale + shift."""
     x, weight, bias, mean, variance, _, eps = first_result(node).args
-    assert isinstance(eps, float)
+    return _affine(node, x, weight, bias, mean, variance, eps)
+
+
+def _affine(node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, eps: Any) -> Node:
+    """(x - mean) / sqrt(variance + eps) * weight + bias."""
     shape = [1, -1] + [1] * (len(shape_of(node)) - 2)
     scale = call(node, aten.rsqrt.default, call(node, aten.add.Tensor, variance, eps))
     if weight is not None:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..layout import Unmatched
@@ -25,10 +26,31 @@ def adaptive_pool(node: Node) -> Node:
     x, out, grid = source(pool), shape_of(node)[-2:], shape_of(source(pool))[-2:]
     if out == (1, 1):
         return call(node, aten.mean.dim if mean else aten.amax.default, x, [-2, -1], True)
-    if grid[0] % out[0] or grid[1] % out[1] or len(shape_of(x)) != 4:
-        raise Unmatched("windows have different sizes")
+    if len(shape_of(x)) != 4:
+        raise Unmatched("it pools no pictures [N, C, H, W]")
+    if grid[0] % out[0] or grid[1] % out[1]:
+        if mean:
+            raise Unmatched("windows have different sizes")
+        return call(node, ops.adaptive_max_pool, x, list(out))
     kernel = [grid[0] // out[0], grid[1] // out[1]]
     return call(node, (aten.avg_pool2d if mean else aten.max_pool2d).default, x, kernel, kernel)
+
+
+@rewrite(ResultOf(aten.max_pool2d_with_indices))
+def max_pool(node: Node) -> Node:
+    """The results of max_pool2d_with_indices, each alone."""
+    pool = source(node)
+    if len(shape_of(node)) != 4:
+        raise Unmatched("it pools no pictures [N, C, H, W]")
+    kernel = argument(pool, "kernel_size")
+    names, ceil = ("stride", "padding", "dilation"), argument(pool, "ceil_mode")
+    stride, padding, dilation = (argument(pool, name) for name in names)
+    how = [kernel, stride or kernel, padding or [0, 0], dilation or [1, 1]]
+    if node.args[1] == 0:
+        return call(node, aten.max_pool2d.default, source(pool), *how, ceil)
+    if ceil:
+        raise Unmatched("its last windows are not whole")
+    return call(node, ops.max_pool_indices, source(pool), *how)
 
 
 @rewrite(aten.var, aten.std, ResultOf(aten.var_mean), ResultOf(aten.std_mean))

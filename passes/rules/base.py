@@ -38,6 +38,11 @@ class Rule:
         """What ``geometry`` reads: the first operand, or one behind it."""
         return node.all_input_nodes[0]
 
+    def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
+        """The operands whose rows and columns change their place in the picture, and how: crops,
+        rolls, flips, joins."""
+        return ()
+
     def is_global(self, node: Node) -> bool:
         """True if one edited site can change every output site."""
         return False

@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 from sparsify.codegen import ops, tables
-from sparsify.codegen.geometry import Bilinear, Geometry, Nearest, Pad, Pair, Window
+from sparsify.codegen.geometry import (
+    Geometry,
+    Nearest,
+    Pad,
+    Pair,
+    Resize,
+    TransposedWindow,
+    Window,
+)
 from torch.fx import Node
 
 from ..facts import facts
@@ -47,19 +55,31 @@ def _scale(node: Node, grids: tuple[Pair, Pair], align_corners: bool = False) ->
     return tuple(scales)
 
 
-@register(aten.upsample_nearest2d)
+@register(aten.upsample_nearest2d, aten._upsample_nearest_exact2d)
 class NearestRule(Resample):
-    """Nearest resize."""
+    """Nearest resize, by the corners or the centres of pixels."""
 
     cheap = True
 
     def geometry(self, node: Node) -> Geometry:
         grids = self.grids(node)
         scale = _scale(node, grids)
+        if node.target is aten._upsample_nearest_exact2d.vec:
+            return self._by_centres(Nearest(*grids, scale, 0.5))
         for size, out, step in zip(*grids, scale, strict=True):
             if out in (size, 2 * size) and step != size / out:
                 raise Unmatched("an odd factor, which the CPU replaces by 1 or 2")
         return Nearest(*grids, scale)
+
+    def _by_centres(self, geometry: Nearest) -> Nearest:
+        """Torch's kernels round in several ways, which are one for simple factors."""
+        for axis, (out, scale) in enumerate(zip(geometry.out_grid, geometry.scale, strict=True)):
+            if (scale * 256).is_integer():
+                continue
+            at = [(position + 0.5) * scale for position in range(out)]
+            if any(abs(x - round(x)) < 1e-5 * max(1.0, x) for x in at if round(x) > 0):
+                raise Unmatched(f"pixels that rounding chooses along axis {axis}")
+        return geometry
 
     def emit(self, node: Node, place: Place) -> Node:
         if place.is_baseline:
@@ -74,18 +94,59 @@ class NearestRule(Resample):
         return place.call(ops.unpack, self.emit(node, place), *out_grid)
 
 
-@register(aten.upsample_bilinear2d)
-class BilinearRule(Resample):
-    """Bilinear resize."""
+class Blend(Resample):
+    """Sums of rows and columns."""
 
-    def geometry(self, node: Node) -> Bilinear:
-        grids, corners = self.grids(node), bool(argument(node, "align_corners"))
-        return Bilinear(*grids, _scale(node, grids, corners), corners)
+    def geometry(self, node: Node) -> Resize:
+        raise NotImplementedError
 
     def emit(self, node: Node, place: Place) -> Node:
         geometry = self.geometry(node)
         weights = place.table(tables.blend_weights, geometry)
         return place.call(ops.gather_blend, *place.taps(source(node), geometry), weights)
+
+
+_KINDS = {
+    aten.upsample_bilinear2d: "bilinear",
+    aten.upsample_bicubic2d: "bicubic",
+    aten._upsample_bilinear2d_aa: "bilinear, antialiased",
+    aten._upsample_bicubic2d_aa: "bicubic, antialiased",
+}
+
+
+@register(*_KINDS)
+class Interpolate(Blend):
+    """Bilinear and bicubic resize."""
+
+    def geometry(self, node: Node) -> Resize:
+        grids, corners = self.grids(node), bool(argument(node, "align_corners"))
+        kind = _KINDS[node.target.overloadpacket]  # type: ignore[union-attr]
+        scale = _scale(node, grids, corners)
+        if kind.endswith("antialiased"):
+            if corners:
+                raise Unmatched("antialiased between corners")
+            if any(a == b and step != 1 for a, b, step in zip(*grids, scale, strict=True)):
+                raise Unmatched("an odd factor, which torch replaces by 1")
+        return Resize(*grids, scale, kind, corners)
+
+
+@register(aten.adaptive_avg_pool2d)
+class AdaptiveAverage(Blend):
+    """Means of blocks, which may overlap."""
+
+    def geometry(self, node: Node) -> Resize:
+        return Resize(*self.grids(node), (1.0, 1.0), "average")
+
+
+@register(ops.adaptive_max_pool)
+class AdaptiveMax(Resample):
+    """Maxima of blocks, which may overlap."""
+
+    def geometry(self, node: Node) -> Resize:
+        return Resize(*self.grids(node), (1.0, 1.0), "average")
+
+    def emit(self, node: Node, place: Place) -> Node:
+        return place.call(ops.gather_max, *place.taps(source(node), self.geometry(node)))
 
 
 def _window(node: Node) -> Window:
@@ -130,6 +191,43 @@ class MaxPool(Pool):
 
     def emit(self, node: Node, place: Place) -> Node:
         return place.call(ops.gather_max, *place.taps(source(node), self.geometry(node)))
+
+
+@register(ops.max_pool_indices)
+class MaxPoolIndices(Resample):
+    """Where the maxima are."""
+
+    def geometry(self, node: Node) -> Window:
+        grids, lists = self.grids(node), node.args[1:]
+        return Window(*grids, *map(pair, lists))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        geometry = self.geometry(node)
+        sites = place.table(tables.tap_sites, geometry)
+        return place.call(ops.gather_argmax, *place.taps(source(node), geometry), sites)
+
+
+@register(aten.max_unpool2d)
+class MaxUnpool(Resample):
+    """Values back to where the maxima of a pool were."""
+
+    def geometry(self, node: Node) -> TransposedWindow:
+        indices = source(node, 1)
+        if indices.target is not ops.max_pool_indices:
+            raise Unmatched("its indices do not come from a pool")
+        window = MaxPoolIndices().geometry(indices)
+        if any(k > s for k, s in zip(window.kernel, window.stride, strict=True)):
+            raise Unmatched("windows overlap")
+        if window.in_grid != shape_of(node)[-2:] or window.dilation != (1, 1):
+            raise Unmatched("another size than that of the pool")
+        grids = self.grids(node)
+        return TransposedWindow(*grids, window.kernel, window.stride, window.padding, (1, 1))
+
+    def emit(self, node: Node, place: Place) -> Node:
+        geometry = self.geometry(node)
+        values, indices = (place.taps(x, geometry) for x in (source(node), source(node, 1)))
+        sites = place.table(tables.own_sites, geometry)
+        return place.call(ops.gather_unpool, values, indices, sites)
 
 
 def zero_pad(node: Node) -> tuple[int, int, int, int] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from sparsify.codegen import norms, ops
-from sparsify.codegen.geometry import Window
+from sparsify.codegen.geometry import Geometry, Pad, Pair, Window
 from torch.fx import Node
 
 from ..facts import facts
@@ -79,7 +79,8 @@ class Expand(Rule):
 
 @register(aten.cat)
 class Concatenate(Rule):
-    """Joins along a plain axis, every edited part on one grid; or text with image tokens."""
+    """Joins along a plain axis, every edited part on one grid; text with image tokens; or
+    pictures along their rows or columns."""
 
     cheap = True
 
@@ -103,12 +104,31 @@ class Concatenate(Rule):
             if is_edited(part) and not layout_of(part).is_plain(dim)
         ]
 
+    def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
+        return tuple((part, at) for part, at in self._pictures(node) if is_edited(part))
+
+    def _pictures(self, node: Node) -> list[tuple[Node, Geometry]]:
+        """The parts of a picture [N, C, H, W] that are joined along its rows or columns."""
+        parts: Any = node.args[0]
+        dim, before = argument(node, "dim", 0) % len(shape_of(node)) - 2, 0
+        edited = [layout_of(part) for part in parts if is_edited(part)]
+        if dim < 0 or not all(own.is_image and len(own.dims) == 4 for own in edited):
+            return []
+        found: list[tuple[Node, Geometry]] = []
+        for part in parts:
+            grid, whole = ((shape_of(x)[2], shape_of(x)[3]) for x in (part, node))
+            found.append((part, Pad(grid, whole, (before, 0) if dim == 0 else (0, before))))
+            before += grid[dim]
+        return found
+
     def _joint(self, node: Node, along: list[int]) -> Layout:
         parts: Any = node.args[0]
+        if self._pictures(node):
+            return layout_of(parts[along[0]]).on((shape_of(node)[2], shape_of(node)[3]))
         first, last, dim = along[0], along[-1], argument(node, "dim", 0) % len(shape_of(node))
         layouts = [layout_of(parts[index]) for index in along]
         if not all(layout.packable and layout.merged for layout in layouts):
-            raise Unmatched("joins images along a spatial axis")
+            raise Unmatched("joins along a spatial axis what is no picture")
         if any(dim == layout.find("n") for layout in layouts):
             raise Unmatched("joins items of the batch")
         spaces = [layout.space for layout in layouts]
@@ -124,6 +144,9 @@ class Concatenate(Rule):
     def emit(self, node: Node, place: Place) -> Node:
         parts: Any = node.args[0]
         dim, layout = argument(node, "dim", 0), layout_of(node)
+        if pictures := self._pictures(node):
+            taps = [place.taps(*picture) for picture in pictures]
+            return place.call(ops.gather_joined, *map(list, zip(*taps, strict=True)))
         if along := self._along_sites(node):
             pieces = [
                 place.beside(part, node) if index in along else place.entries(part, layout)
@@ -138,7 +161,8 @@ class Concatenate(Rule):
 
 @register(aten.slice)
 class Slice(Rule):
-    """A part of a plain axis; of an axis that joins text and images, whole images or none."""
+    """A part of a plain axis, or of a picture; of an axis that joins text and images, whole
+    images or none."""
 
     cheap = True
 
@@ -158,8 +182,8 @@ class Slice(Rule):
             return layout
         if dim == layout.find("n"):
             raise Unmatched("takes some items of the batch")
-        if self.geometry(node) is not None:
-            return layout.with_image(shape_of(node))
+        if (geometry := self.geometry(node)) is not None:
+            return layout.on(geometry.out_grid)
         if not layout.packable or not layout.merged or step != 1:
             raise Unmatched("takes a part of the grid")
         space = layout.space
@@ -180,15 +204,23 @@ class Slice(Rule):
         return first, last
 
     def geometry(self, node: Node) -> Window | None:
-        """Every so many rows or columns of an image, from the first few to the end."""
+        """Some rows or columns of an image, or every so many of them."""
         layout, (dim, start, _, step) = layout_of(source(node)), self._range(node)
         before, after = shape_of(source(node)), shape_of(node)
-        if layout.is_plain(dim) or step == 1 or not layout.is_image or len(before) != 4:
-            return None
-        if start >= step or after[dim] != -((start - before[dim]) // step) or after[dim] < 2:
+        if layout.is_plain(dim) or before == after or not layout.is_image or len(before) != 4:
             return None
         stride, offset = ((step, 1), (-start, 0)) if dim == 2 else ((1, step), (0, -start))
         return Window((before[2], before[3]), (after[2], after[3]), (1, 1), stride, offset)
+
+    def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
+        """What a step covers from the first few to the end is a coarser picture of it all."""
+        geometry, (dim, start, _, step) = self.geometry(node), self._range(node)
+        size = shape_of(source(node))[dim]
+        if geometry is None or (
+            0 <= start < step and shape_of(node)[dim] == -((start - size) // step)
+        ):
+            return ()
+        return ((source(node), geometry),)
 
     def emit(self, node: Node, place: Place) -> Node:
         layout, (dim, start, stop, step) = layout_of(source(node)), self._range(node)
@@ -247,22 +279,63 @@ class Select(Rule):
         return place.call(node.target, place.packed(source(node)), dim, argument(node, "index"))
 
 
-@register(aten.flip, aten.roll)
-class Flip(Rule):
-    """Plain axes in another order."""
+class Reorder(Rule):
+    """Plain axes, or the rows and columns of a picture, in another order."""
 
     cheap = True
 
     def layout(self, node: Node) -> Layout:
         layout, dims = layout_of(source(node)), argument(node, "dims")
-        if not dims or not all(map(layout.is_plain, dims)):
-            raise Unmatched("mirrors or turns the grid")
+        if not dims or not (self._is_beside(node) or self.geometry(node)):
+            raise Unmatched("mirrors or turns what is no picture")
         return layout
 
+    def _is_beside(self, node: Node) -> bool:
+        return all(map(layout_of(source(node)).is_plain, argument(node, "dims")))
+
+    def geometry(self, node: Node) -> Pad | None:
+        layout, shape, dims = layout_of(source(node)), shape_of(node), argument(node, "dims")
+        axes = [dim % len(shape) - 2 for dim in dims]
+        if self._is_beside(node) or not layout.is_image or len(shape) != 4 or min(axes) < 0:
+            return None
+        return self._order(node, (shape[2], shape[3]), axes)
+
+    def _order(self, node: Node, grid: Pair, axes: list[int]) -> Pad:
+        raise NotImplementedError
+
+    def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
+        geometry = self.geometry(node)
+        return ((source(node), geometry),) if geometry else ()
+
     def emit(self, node: Node, place: Place) -> Node:
+        if (geometry := self.geometry(node)) is not None:
+            if place.is_baseline:
+                return place.moved(geometry).packed(source(node))
+            return place.call(ops.gather_one, *place.taps(source(node), geometry))
         dims = [layout_of(source(node)).packed_dim(dim) for dim in argument(node, "dims")]
         shifts = node.args[1:-1]
         return place.call(node.target, place.packed(source(node)), *shifts, dims)
+
+
+@register(aten.roll)
+class Roll(Reorder):
+    """The last ones first."""
+
+    def _order(self, node: Node, grid: Pair, axes: list[int]) -> Pad:
+        by = [0, 0]
+        for axis, shift in zip(axes, argument(node, "shifts"), strict=True):
+            by[axis] += shift
+        return Pad(grid, grid, (by[0] % grid[0], by[1] % grid[1]), "circular")
+
+
+@register(aten.flip)
+class Flip(Reorder):
+    """The last one first."""
+
+    def _order(self, node: Node, grid: Pair, axes: list[int]) -> Pad:
+        step = (-1 if 0 in axes else 1, -1 if 1 in axes else 1)
+        before = (1 - grid[0] if 0 in axes else 0, 1 - grid[1] if 1 in axes else 0)
+        return Pad(grid, grid, before, step=step)
 
 
 @register(ops.as_complex)

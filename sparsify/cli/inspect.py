@@ -53,7 +53,7 @@ def _grids(report: Report, share: float) -> Table:
     grids = {grid for grid, state in count if grid and state in ("packed", "dense")}
     for grid in sorted(grids, key=lambda grid: -grid[0] * grid[1]):
         sites, packed, whole = grid[0] * grid[1], count[grid, "packed"], count[grid, "dense"]
-        active = int(report.masks[grid].sum()) if packed else sites
+        active = int(report.masks[grid].view(-1, *grid).any(0).sum()) if packed else sites
         row = (sites, active, f"{active / sites:.1%}", packed, whole)
         table.add_row(f"{grid[0]}x{grid[1]}", *map(str, row))
     return table
