@@ -66,10 +66,11 @@ class All(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         kinds = (weight_norm, spectral_norm, Lora, shrunk)
-        self.nets = nn.Sequential(*(Net(kind) for kind in kinds), Net(positions=True))
+        self.layers = nn.Sequential(*(kind(nn.Conv2d(C, C, 3, padding=1)) for kind in kinds))
+        self.last = Net(positions=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.nets(x)
+        return self.last(self.layers(x).relu())
 
 
 NETS = {
