@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sparsify.codegen.prepack import prepack_conv
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 import sparsify
 from sparsify import SparseModule
@@ -46,12 +48,55 @@ class Lora(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, padding=1)
 
 
+class Shrunk(nn.Module):
+    """A parametrization: kernels resized."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return F.interpolate(weight, (3, 3), mode="bilinear")
+
+
+def shrunk(layer: nn.Conv2d) -> nn.Conv2d:
+    layer.weight = nn.Parameter(torch.randn(C, C, 5, 5) / 12)
+    return register_parametrization(layer, "weight", Shrunk(), unsafe=True)
+
+
+class All(nn.Module):
+    """Of each kind one, in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kinds = (weight_norm, spectral_norm, Lora, shrunk)
+        self.layers = nn.Sequential(*(kind(nn.Conv2d(C, C, 3, padding=1)) for kind in kinds))
+        self.last = Net(positions=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x).relu())
+
+
 NETS = {
     "weight norm": lambda: Net(weight_norm),
     "spectral norm": lambda: Net(spectral_norm),
     "lora": lambda: Net(Lora),
+    "resized kernel": lambda: Net(shrunk),
     "positions": lambda: Net(positions=True),
+    "all": All,
 }
+
+
+def in_place(parameter: nn.Parameter) -> None:
+    parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def behind_its_back(parameter: nn.Parameter) -> None:
+    """Counted by no version."""
+    parameter.data.mul_(1.3)
+
+
+def moved(parameter: nn.Parameter) -> None:
+    parameter.data = 1.3 * parameter.data
+
+
+CHANGES = (in_place, behind_its_back, moved)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +112,7 @@ def wrapped(model: nn.Module, **config: Any) -> SparseModule:
     return sparsify.sparsify(model.eval(), **options)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in NETS if name != "all"])
 @torch.no_grad()
 def test_baselines_keep_no_constants(name: str) -> None:
     x, edited, mask = inputs()
@@ -80,21 +125,114 @@ def test_baselines_keep_no_constants(name: str) -> None:
     torch.testing.assert_close(got, sparse(edited), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_every_graph_sees_changed_weights(name: str) -> None:
-    x, edited, mask = inputs()
+def test_every_graph_sees_changed_weights(name: str, change: Any) -> None:
     model = NETS[name]()
     sparse = wrapped(model)
-    sparse.update(sparse.record(x)[1], edited, mask=mask)
+    update_all(sparse)
+    before = of_each_graph(sparse)
     for parameter in model.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
+        change(parameter)
+    update_all(sparse)
+    require_one_value(sparse)
+    after = of_each_graph(sparse)
+    assert all(after[key] is not value for key, value in before.items())  # captured once
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_replaced_parameters(name: str) -> None:
+    model = NETS[name]()
+    sparse = wrapped(model)
+    update_all(sparse)
+    for path, parameter in list(model.named_parameters()):
+        *parent, own = path.split(".")
+        new = nn.Parameter(1.1 * parameter.detach())
+        setattr(model.get_submodule(".".join(parent)), own, new)
+    update_all(sparse)
+    require_one_value(sparse)
+
+
+@torch.no_grad()
+def test_buffers_are_sources_too() -> None:
+    model = Net(spectral_norm)
+    sparse = wrapped(model)
+    update_all(sparse)
+    for buffer in model.buffers():
+        buffer.copy_(F.normalize(torch.randn_like(buffer), dim=0))
+    update_all(sparse)
+
+
+@torch.no_grad()
+def test_constants_are_made_again_for_other_weights_alone() -> None:
+    x, edited, mask = inputs()
+    model = Net(weight_norm)
+    sparse = wrapped(model)
+    _, baseline = sparse.record(x)
+    before = of_each_graph(sparse)
+    sparse.update(baseline, edited, mask=mask)
+    sparse.record(edited)
+    after = of_each_graph(sparse)
+    assert before and all(after[key] is value for key, value in before.items())
+
+
+def update_all(sparse: SparseModule) -> None:
+    """Record, update, commit, an update of what that left and a dense one see today's weights."""
+    x, edited, mask = inputs()
     output, baseline = sparse.record(x)
-    torch.testing.assert_close(output, model(x))
+    torch.testing.assert_close(output, sparse(x), rtol=1e-4, atol=1e-5)
     got, later = sparse.update(baseline, edited, mask=mask, commit=True)
-    torch.testing.assert_close(got, model(edited), rtol=1e-4, atol=1e-5)
-    got = sparse.update(later, 2 * edited, mask=torch.ones(GRID, dtype=torch.bool))
-    torch.testing.assert_close(got, model(2 * edited), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, sparse(edited), rtol=1e-4, atol=1e-5)
+    everywhere = torch.ones(GRID, dtype=torch.bool)
+    for one in (baseline, later):
+        got = sparse.update(one, 2 * edited, mask=everywhere)
+        torch.testing.assert_close(got, sparse(2 * edited), rtol=1e-4, atol=1e-5)
+
+
+def of_each_graph(sparse: SparseModule) -> dict[tuple[str, str], Tensor]:
+    """The constants that graphs read, by graph and name."""
+    parts = sparse.graphs(inputs()[0]).parts
+    return {
+        (name, str(node.target)): getattr(part.module, str(node.target))
+        for name, part in parts.items()
+        for node in part.graph.find_nodes(op="get_attr")
+        if str(node.target).startswith("const_")
+    }
+
+
+def require_one_value(sparse: SparseModule) -> None:
+    """In every graph a constant is the same tensor."""
+    first: dict[str, Tensor] = {}
+    for (_, name), value in of_each_graph(sparse).items():
+        assert first.setdefault(name, value) is value, name
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_graph_but_one_makes_constants(name: str) -> None:
+    """Nothing else computes from weights alone; and what the model and a kernel read of one stems
+    from one evaluation."""
+    sparse, aten = wrapped(NETS[name]()), torch.ops.aten
+    parts = sparse.graphs(inputs()[0]).parts
+    views = (aten.view.default, aten.flatten.using_ints)
+    for part in (part for own, part in parts.items() if own != "constants"):
+        known = set(part.graph.find_nodes(op="get_attr"))
+        for node in part.graph.nodes:
+            sources = node.all_input_nodes
+            if node.op == "call_function" and sources and known.issuperset(sources):
+                assert node.target in views, node.format_node()
+    require_one_value(sparse)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name != "positions"])
+def test_what_is_made_of_weights_is_prepacked(name: str) -> None:
+    """A constant of a constant, in the format of the kernel."""
+    constants = wrapped(NETS[name]()).graphs(inputs()[0])["constants"].graph
+    made = [n for n in constants.nodes if n.target is prepack_conv]
+    behind = [n for n in made if n.all_input_nodes[0].op == "call_function"]
+    assert len(behind) == (4 if name == "all" else 1)
+    assert {n.kwargs["format"] for n in behind} == {"panels"}
 
 
 def test_weights_behind_a_norm_are_packed() -> None:
@@ -141,11 +279,13 @@ def test_a_result_that_is_a_constant_is_the_callers() -> None:
 def test_exports(tmp_path: Path, format: str) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime")
+    """Of each kind, with weights that have changed since."""
     x, edited, mask = inputs()
-    model = Net(weight_norm)
+    model = All()
     sparse = wrapped(model, dense_above=1.0)
     sparse.record(x)
-    model.first.parametrizations.weight.original0.mul_(1.5)
+    for parameter in model.parameters():
+        in_place(parameter)
     sparse.export(tmp_path / "net", x, format=format)
     loaded = sparsify.load(tmp_path / "net")
     output, baseline = loaded.record(x)
