@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sparsify.codegen import ops
+from sparsify.codegen.ambient import as_captured
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .base import Pass
@@ -181,7 +183,7 @@ class _Crossing:
         for cut in self._cuts:
             parts[cut.name] = part = self._extracted(cut)
             if cut.stage == "constants":
-                for name, value in zip(part.outputs, part.module(), strict=True):
+                for name, value in zip(part.outputs, evaluated(part), strict=True):
                     self._joint.register_buffer(attribute(name), value, persistent=False)
         return parts
 
@@ -236,6 +238,14 @@ def _inputs(graph: Graph) -> dict[Node, str]:
 
 def _recorded_inputs(graph: Graph) -> list[Node]:
     return [n for n in graph.find_nodes(op="placeholder") if facts(n).stage == "record"]
+
+
+def evaluated(constants: NamedGraph) -> tuple[Tensor, ...]:
+    """The values of a graph that reads weights alone."""
+    tensors = (*constants.module.parameters(), *constants.module.buffers())
+    with as_captured(next((tensor.device.type for tensor in tensors), "cpu")):
+        values: tuple[Tensor, ...] = constants.module()
+    return values
 
 
 def attribute(name: str) -> str:

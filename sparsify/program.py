@@ -29,7 +29,7 @@ from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
 from .passes.pack import Pack
-from .passes.partition import Partition, attribute
+from .passes.partition import Partition, attribute, evaluated
 from .passes.pipeline import Pipeline
 from .passes.shapes import PropagateShapes
 from .passes.verify import Inspect
@@ -184,9 +184,7 @@ class Program:
         if current == self._made_for:
             return
         constants = self.graphs["constants"]
-        with self._as_captured():
-            made = constants.module()
-        for name, value in zip(constants.outputs, made, strict=True):
+        for name, value in zip(constants.outputs, evaluated(constants), strict=True):
             for part in self.graphs.parts.values():
                 if hasattr(part.module, attribute(name)):
                     setattr(part.module, attribute(name), value)
