@@ -79,17 +79,18 @@ def find_pictures(
     return [group for group in _grouped([], last) if any(r.is_used for r in group)] or groups
 
 
-def with_items_apart(module: GraphModule, layouts: Mapping[int, Layout]) -> Mapping[int, Layout]:
-    """``layouts`` of inputs as they are; with the items as a plain axis, where the model does not
+def with_items_apart(module: GraphModule, group: Group) -> Mapping[int, Layout]:
+    """The layouts of pictures by index; with the items as a plain axis, where the model does not
     keep those of a batch apart: then fewer of its values would lie on a grid."""
+    layouts = {reading.index: reading.layout for reading in group}
     together = {index: layout.without_items() for index, layout in layouts.items()}
     if len({layout.items for layout in layouts.values()}) > 1:
         return together
-    for index, layout in layouts.items():
-        if layout.items > 1:
-            own, whole = (read(module, index, x[index]).places for x in (layouts, together))
-            if any(place.packable and not _packs(own.get(node)) for node, place in whole.items()):
-                return together
+    for reading in (reading for reading in group if reading.layout.items > 1):
+        own = read(module, reading.index, reading.layout, items_apart=True).places
+        packed = [node for node, place in reading.places.items() if place.packable]
+        if not all(_packs(own.get(node)) for node in packed):
+            return together
     return layouts
 
 
@@ -101,12 +102,14 @@ def _readings(module: GraphModule, layouts: Mapping[int, Layout]) -> list[Readin
     return [read(module, i, layout) for i, layout in layouts.items() if layout.grid]
 
 
-def read(module: GraphModule, index: int, layout: Layout) -> Reading:
-    """What the graph does with input ``index`` if it is a picture; the graph stays as it is."""
+def read(module: GraphModule, index: int, layout: Layout, items_apart: bool = False) -> Reading:
+    """What the graph does with input ``index`` if it is a picture, and with its items if they are
+    to stay apart; the graph stays as it is."""
+    marked = layout if items_apart else layout.without_items()
     graph, copies = Graph(), dict[Node, Node]()
     graph.graph_copy(module.graph, copies)
     count = len(graph.find_nodes(op="placeholder"))
-    inputs = tuple(layout if i == index else None for i in range(count))
+    inputs = tuple(marked if i == index else None for i in range(count))
     graph.output(None)
     replaced = AnalyzeLayout(inputs).interpreted(graph, _interpret_if_it_can)
     places: dict[Node, Layout] = {}

@@ -59,7 +59,7 @@ class Possible:
             raise _no_picture(self.names)
         if len(groups) > 1:
             raise _undecided(self.names, groups)
-        layouts = with_items_apart(module, {r.index: r.layout for r in groups[0]})
+        layouts = with_items_apart(module, groups[0])
         return tuple(layouts.get(index) for index in range(len(self.names)))
 
 
