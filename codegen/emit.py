@@ -179,7 +179,7 @@ def _collected(sources: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _marked() -> Iterator[None]:
-    """Inductor's cache does not see that an operator of ours became another one."""
+    """Inductor's cache does not see that a custom operator became another one."""
     config: Any = torch.compiler.config
     with config.patch(cache_key_tag=f"{config.cache_key_tag}{_tag()}"):
         yield

@@ -2,7 +2,7 @@
 
 
 class SparsifyError(Exception):
-    """Base class. The message names the node or argument at fault and the mend."""
+    """Base class. The message names the node or argument at fault and how to fix it."""
 
 
 class SparsifyWarning(UserWarning):

@@ -71,7 +71,7 @@ def _attention_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: An
     return query.new_empty(shape).transpose(1, -2)
 
 
-# Opaque on CUDA: which kernel the library takes in half precision hangs on whether S is 1.
+# Opaque on CUDA: which kernel the library takes in half precision depends on whether S is 1.
 _ATTENTION = (
     "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "
     "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor"

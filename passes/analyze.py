@@ -86,7 +86,7 @@ def is_drawn(node: Node) -> bool:
 
 
 def _refuse_draws(node: Node) -> None:
-    """What is drawn anew in an update would change the picture everywhere."""
+    """What is drawn again in an update would change the picture everywhere."""
     if draws(node):
         raise CaptureError(
             f"{node.name} ({node.target}) draws random numbers by edited values, so no update "

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from .facts import facts
-from .items import apart, joined
 from .layout import Layout
+from .packing.items import apart, joined
 
 
 @dataclass(frozen=True)

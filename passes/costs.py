@@ -22,8 +22,8 @@ class Costs:
     """Up to so many sites gather and product beat the library's convolution even for all of them:
     there the weights bound the time (1.0 to 1.4 times as fast at 256 sites, even at 1024)."""
     few_rows: int = 512
-    """Up to so many rows a product on a format of ours beats the library's linear layer, which
-    orders its weight anew each time: 1.6 to 2.3 times as fast for 13 to 36 rows, 1.25 for 128,
+    """Up to so many rows a product on a custom format beats the library's linear layer, which
+    orders its weight again each time: 1.6 to 2.3 times as fast for 13 to 36 rows, 1.25 for 128,
     even from 400 on."""
     typical_edit: float = 0.1
     """Of a grid that is packed, the share of the sites that counts."""

@@ -13,7 +13,7 @@ from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
 from .layout import Grid
-from .recompute import grid_sources
+from .packing.recompute import grid_sources
 from .rules import find_rule
 from .rules.base import layout_of
 

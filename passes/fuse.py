@@ -163,13 +163,11 @@ def fuse_statistics(node: Node) -> Fused | None:
     """updated_statistics of a padded table -> one operator that reads the baseline in place."""
     if node.target is not norms.updated_statistics or len(node.args) < 7:
         return None
-    if len(node.args) > 7:
-        return Fused(node.name, "updated_statistics", (), "each item of the batch has its own")
     x, old, *rest = node.args
     assert isinstance(x, Node) and isinstance(old, Node)
-    if len(_shape(x)) != 3:
+    if len(_shape(x)) != 3 or (len(rest) > 5 and _shape(x)[0] != 1):
         return Fused(node.name, "updated_statistics", (), "its input is not [N, C, S]")
-    in_place = old.target is ops.take_rows and old.args[1] is rest[-1]
+    in_place = old.target is ops.take_rows and old.args[1] is rest[4]
     _swap(node, group_statistics, (x, old.args[0] if in_place else old, in_place, *rest))
     return Fused(node.name, "group_statistics", ("baseline",) if in_place else (), "")
 

@@ -18,7 +18,7 @@ from .facts import facts, note
 from .frames import Frames
 from .layout import Grid
 from .macs import macs
-from .recompute import follows, grid_sources
+from .packing.recompute import follows, grid_sources
 from .rules import find_rule
 from .rules.base import is_edited, layout_of
 from .rules.resample import PadRule

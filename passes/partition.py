@@ -13,7 +13,7 @@ from .base import Pass
 from .blend import Spot
 from .facts import ANYWHERE, facts
 from .graphs import Constant, Graphs, NamedGraph
-from .packed import Packed
+from .packing.packed import Packed
 from .reads import Read, find_read
 
 

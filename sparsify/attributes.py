@@ -58,7 +58,7 @@ class _Record(NamedTuple):
 
 
 class Attributes:
-    """A snapshot of everything that hangs on ``model`` but the contents of tensors.
+    """A snapshot of everything attached to ``model`` but the contents of tensors.
 
     Modules, containers and objects with attributes are walked; functions, and objects of torch's
     own and of libraries that make no pictures, are known by identity. :meth:`unchanged` compares

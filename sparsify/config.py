@@ -53,7 +53,7 @@ class SparsifyConfig:
     """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes.
     Of other inputs of four or five dimensions those are pictures [N, C, H, W], [N, H, W, C] or
     videos [N, C, T, H, W], whose frames share one mask, that the model uses as such or joins with
-    one, labels and truth values among them."""
+    one, labels and booleans among them."""
 
     baseline_dtype: torch.dtype | None = None
     """Remembered maps are rounded to torch.float16 or torch.bfloat16, in half the memory; outputs

@@ -1,7 +1,7 @@
 """Masks that users hand in: what is taken as one, one from two pictures, and one to measure with.
 
 The rule: **a site is edited where its value is above 0.** Masks are tensors, NumPy arrays, or PIL
-images of one channel, of truth values or numbers (0/1, 0/255, feathered 0..1), on any device, as
+images of one channel, of booleans or numbers (0/1, 0/255, feathered 0..1), on any device, as
 
 - [H, W]: one for all items of a batch;
 - [N, H, W] or [N, 1, H, W]: one for each; N of them serve a batch of 2N, whose halves share
@@ -36,7 +36,7 @@ def difference_mask(before: Picture, after: Picture, threshold: float = 1 / 255)
 
     ``before`` and ``after`` are [..., H, W] of one shape, tensors or NumPy arrays, or PIL images.
     ``threshold`` is in the values' own units: by default it leaves out one level of
-    pictures in 0..1, and nothing of integers and truth values, whose smallest step is 1. A pixel
+    pictures in 0..1, and nothing of integers and booleans, whose smallest step is 1. A pixel
     that is not a number counts as different. Raises :class:`MaskError` for other shapes, channels
     that come last, and a pair of floats and integers.
     """
@@ -212,7 +212,7 @@ def _of_another_size(mask: Tensor, grid: tuple[int, int]) -> MaskError:
 
 
 def _is_whole(values: Tensor) -> bool:
-    """Truth values and integers."""
+    """Booleans and integers."""
     return not (values.is_floating_point() or values.is_complex())
 
 

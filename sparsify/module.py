@@ -117,9 +117,9 @@ class SparseModule(nn.Module):
     ) -> Any:
         """The output for edited inputs, computed where ``mask`` and its surroundings are.
 
-        Inputs outside the mask are the baseline's; an edit that is lost so gives a warning, once
-        (``warn_dropped``). With ``commit`` also the baseline of the
-        edited run.
+        ``mask`` is bool [H, W], or [N, H, W] with one for each item of the batch. Outside of it
+        inputs are the baseline's; the first edit that is left out so gives a warning
+        (``warn_dropped``). With ``commit`` also returns the baseline of the edited run.
         Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`.
         """
         call = self._engine.bind(args, kwargs)
@@ -156,7 +156,7 @@ class SparseModule(nn.Module):
 
     def reset(self) -> None:
         """For a change that nobody can notice (of globals, closures, classes): models are captured
-        anew, and baselines recorded before are refused."""
+        again, and baselines recorded before are refused."""
         self._engine.reset()
 
     def report(self) -> Report:
@@ -173,8 +173,8 @@ class SparseModule(nn.Module):
     def code(self, *args: Any, **kwargs: Any) -> str:
         """The source that updates for calls like this one run, to be read.
 
-        On CUDA inductor's Triton kernels and ours, on CPU its C++. Compiles the update, on these
-        inputs, if that has not run yet. :func:`sparsify.dump` writes it as files.
+        On CUDA these are inductor's Triton kernels and custom ones, on CPU its C++. Compiles the
+        update, on these inputs, if that has not run yet. :func:`sparsify.dump` writes it as files.
         """
         call = self._engine.bind(args, kwargs)
         return whole(self._engine.program(call).source(call))
@@ -195,7 +195,7 @@ class SparseModule(nn.Module):
         export_folder(self._engine.program(call), self._engine.model, call, Path(path), format)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseModule:
-        """A copy of the model, wrapped alike; it captures anew."""
+        """A copy of the model, wrapped alike; it captures again."""
         function, arguments = self.__reduce_ex__(4)
         copied = memo[id(self)] = function(*copy.deepcopy(arguments, memo))
         return cast(SparseModule, copied)
@@ -235,7 +235,7 @@ def dump(sparse: SparseModule, folder: str | Path, *args: Any, **kwargs: Any) ->
     """Writes what calls like this one run, as files in ``folder``; returns their paths.
 
     ``record.py`` ... ``commit.py`` are the graphs as Python, ``update_compiled.py`` what the
-    backend made of the update, beside the kernels of ours that it calls. Compiles the update if
+    backend made of the update, beside the custom kernels that it calls. Compiles the update if
     that has not run yet.
     """
     engine = sparse._engine

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .codegen.errors import CaptureError
 from .passes.capture import Captured, capture
-from .passes.effects import agree, forked_generators
+from .passes.capture.effects import agree, forked_generators
 from .signature import Call
 
 

@@ -37,7 +37,7 @@ class Tables:
 
 @dataclass(eq=False, repr=False)
 class Plan:
-    """A mask of one's own, and, per program, the tables made from it.
+    """A mask, and, per program, the tables made from it.
 
     ``given`` is what :func:`sparsify.masks.as_mask` takes; who paints it later changes nothing.
     """

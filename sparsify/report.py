@@ -31,7 +31,7 @@ class Report:
     is_dense: bool = False
     """The edit is so large that the dense model runs."""
     fused: tuple[Fused, ...] = ()
-    """Where there are kernels of ours: what each does besides, and why not more."""
+    """Where there are custom kernels: what each does besides, and why not more."""
 
     def __iter__(self) -> Iterator[NodeReport]:
         return iter(self.nodes)
@@ -102,7 +102,7 @@ class Report:
         return table
 
     def kernels(self) -> Table:
-        """The update's operators with kernels of ours, alike ones in one row."""
+        """The update's operators with custom kernels, alike ones in one row."""
         table = Table(title="kernels: what is done in one pass over memory")
         for column in ("operator", "with", "nodes", "left out", "first"):
             table.add_column(column)

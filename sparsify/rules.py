@@ -1,7 +1,7 @@
-"""What a packing rule for an operator of one's own needs; see ``docs/rules.md``."""
+"""What a packing rule for your own operator needs; see ``docs/rules.md``."""
 
 from .passes.layout import Layout, Unmatched
-from .passes.place import Place
+from .passes.packing.place import Place
 from .passes.rules.base import Rule, argument, layout_of, register, shape_of, source
 
 __all__ = [

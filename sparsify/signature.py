@@ -95,7 +95,7 @@ def bind_to(
 
 
 def is_number(leaf: Any) -> bool:
-    """A number to count or to measure with: no truth value."""
+    """A number to count or to measure with: no boolean."""
     return type(leaf) in (int, float)
 
 

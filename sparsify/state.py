@@ -79,7 +79,7 @@ class State:
         return self._weights.places
 
     def refresh(self) -> None:
-        """Takes the weights for others than before, and reads everything anew."""
+        """Takes the weights for others than before, and reads everything again."""
         self._refreshes += 1
         self._weights.forget()
         self._constants.forget()

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .codegen.errors import ModelError
-from .passes.refusals import refuse_scripted
+from .passes.capture.refusals import refuse_scripted
 
 
 def view(model: nn.Module, bases: tuple[type[nn.Module], ...], names: dict[str, Any]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Do the updates of a network that nobody prepared for agree with dense runs and the oracle?"""
+"""Do the updates of a network without any preparation agree with dense runs and the oracle?"""
 
 from __future__ import annotations
 

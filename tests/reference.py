@@ -17,7 +17,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from sparsify.codegen import norms, ops
 from sparsify.passes.facts import facts
-from sparsify.passes.recompute import follows
+from sparsify.passes.packing.recompute import follows
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves

@@ -1,4 +1,4 @@
-"""What weights alone determine is a constant: not kept, packed, and made anew with the weights."""
+"""What weights alone determine is a constant: not kept, packed, and made again with the weights."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_what_is_made_of_weights_is_prepacked(name: str) -> None:
 
 
 def test_weights_behind_a_norm_are_packed() -> None:
-    """For the kernel of ours, by a fold of a fold: the update is that of the plain network."""
+    """For the custom kernel, by a fold of a fold: the update is that of the plain network."""
     x, *_ = inputs()
     updates = [wrapped(model).graphs(x)["update"].graph for model in (Net(weight_norm), Net())]
     normed, plain = ([n.target for n in u.nodes if n.op == "call_function"] for u in updates)

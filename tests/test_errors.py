@@ -1,4 +1,4 @@
-"""Bad input: each with an error of ours that says what is wrong and how to mend it."""
+"""Bad input: each with an error of this package that says what is wrong and how to fix it."""
 
 from __future__ import annotations
 

@@ -458,6 +458,32 @@ def test_kernel_map_of_all_inputs(
     assert entries.min() >= 0 and torch.equal(stands_for[entries], read(geometry, sites))
 
 
+@pytest.mark.parametrize("kernel_map", [tables.kernel_map, tables.kernel_map_reference])
+@given(GEOMETRIES, st.lists(MASKS, min_size=4, max_size=4), st.booleans())
+def test_no_tap_reads_another_item(
+    kernel_map: KernelMap, geometry: Geometry, masks: list[MaskRecipe], every: bool
+) -> None:
+    """Entries of two items are those of each alone, moved behind what comes before."""
+    before, after = (
+        torch.stack([mask.build(grid) for mask in pair])
+        for pair, grid in ((masks[:2], geometry.in_grid), (masks[2:], geometry.out_grid))
+    )
+    assume(before.flatten(1).any(1).all() and after.flatten(1).any(1).all())
+    sites, taken = [], []
+    both = tables.active_sites(before), None if every else tables.active_sites(after)
+    entries, halo = kernel_map(geometry, *both, False, 2)
+    rows = torch.cat([both[0], halo, torch.tensor([-1])])
+    for item in range(2):
+        own = tables.active_sites(before[item])
+        some = None if every else tables.active_sites(after[item])
+        alone, beside = kernel_map(geometry, own, some, False)
+        read = torch.cat([own, beside, torch.tensor([-1])])[alone]
+        taken.append(torch.where(read < 0, -1, read + item * before[0].numel()))
+        sites.append(tables.grow(before[item], geometry))
+    assert torch.equal(rows[entries], torch.cat(taken))
+    assert torch.equal(tables.grow(before, geometry), torch.stack(sites))
+
+
 def test_equal_tuples_are_not_one_geometry() -> None:
     fields: Any = ((4, 4), (4, 4), (3, 3), (1, 1), (0, 0), (1, 1))
     assert Window(*fields) == TransposedWindow(*fields)

@@ -53,7 +53,7 @@ def truth(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
 
 def check(got: tuple[Tensor, Tensor], args: tuple[Any, ...]) -> None:
     """Sums of as many terms as a group has values, in float32, relative to their magnitudes."""
-    x, _, _, mean, _, size, _, sites = args
+    x, _, _, mean, _, size, _, sites, *_ = args
     active = x[:, : len(sites.unique())].double()
     terms = active.numel() // mean.numel()
     single = torch.finfo(torch.float32).eps
@@ -86,6 +86,35 @@ def test_kernel(case: tuple[Any, ...]) -> None:
         check(kernels.launch(*args), args)
 
 
+def of_items(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same items, with the rows of all in one; those of the first come in reverse."""
+    x, old, in_place, mean, rstd, size, eps, sites = args
+    count, every = len(sites.unique()), torch.arange(len(x))
+    kept = sites[:count] + size * every[:, None]
+    order = torch.cat([kept[:1].flip(1), kept[1:]]).flatten()
+    flat, rows = x[:, :count].flatten(0, 1), torch.arange(len(x) * count).view(-1, count)
+    taken = torch.cat([rows[:1].flip(1), rows[1:]]).flatten()
+    before = old.flatten(0, 1) if in_place else old[:, :count].flatten(0, 1)[taken]
+    own = every.repeat_interleave(count)
+    return flat[taken][None], before[None], in_place, mean, rstd, size, eps, order, own
+
+
+@interpreted
+@settings(max_examples=25)
+@given(CASES)
+def test_kernel_of_items(case: tuple[Any, ...]) -> None:
+    args = arguments(*case)
+    with guarded_accesses():
+        check(kernels.launch(*of_items(args)), args)
+
+
+@compiled
+def test_items_are_those_alone() -> None:
+    args = arguments(3, 2, 4, 30, 0.4, True, 0)
+    torch.testing.assert_close(reference(*of_items(args)), reference(*args))
+    torch.library.opcheck(torch.ops.sparsify.group_statistics.default, of_items(args))
+
+
 @compiled
 def test_interpreted() -> None:
     run_interpreted(__file__)
@@ -111,11 +140,13 @@ def test_operator(in_place: bool) -> None:
 
 @compiled
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
-def test_cubins(capability: int, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "by_item"), [("fp16", True), ("bf16", False), ("fp32", True)])
+def test_cubins(capability: int, dtype: str, by_item: bool) -> None:
     pointers = ("x", "old", "mean", "rstd", "new_mean", "new_rstd")
     types = {**dict.fromkeys(pointers, f"*{dtype}"), "sites": "*i64", "rows": "i32"}
     types |= {"old_rows": "i32", "count": "fp32", "eps": "fp32"}
-    constants = {"GROUPS": 32, "CHANNELS": 10, "IN_PLACE": True, "BLOCK_S": 256, "BLOCK_C": 16}
+    constants: dict[str, Any] = {"GROUPS": 32, "CHANNELS": 10, "IN_PLACE": True}
+    constants |= {"BLOCK_S": 256, "BLOCK_C": 16}
+    (types if by_item else constants)["items"] = "*i64" if by_item else None
     cubin = compile_cubin(kernels.statistics_kernel, types, constants, capability, 8, 3)
     assert cubin.asm["cubin"] and cubin.metadata.shared <= SHARED_BYTES

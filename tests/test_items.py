@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from sparsify.codegen.errors import BaselineError, MaskError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from sparsify import sparsify
+from sparsify import load, sparsify
 from sparsify.program import Program
 from tests import networks
 from tests.gpu_free.as_on_cuda import as_on_cuda
@@ -116,6 +117,21 @@ def test_sessions_take_a_mask_for_each_item() -> None:
     with session.editing(masks):
         got = sparse(**new)
     torch.testing.assert_close(got, model(**new), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_exported_folders_take_a_mask_for_each_item(tmp_path: Path) -> None:
+    model, inputs = case(2)
+    masks = torch.zeros(2, *GRID, dtype=torch.bool)
+    masks[0, 2:4, 3:6], masks[1, 7:, :2] = True, True
+    sparse = sparsify(model, backend="eager", dense_above=1.0)
+    sparse.export(tmp_path / "edit", **inputs)
+    loaded = load(tmp_path / "edit")
+    (_, baseline), (_, recorded) = sparse.record(**inputs), loaded.record(**inputs)
+    new = {**inputs, "x": edited(inputs["x"], masks | masks.flip(0))}
+    for mask in (masks, masks.flip(0), masks[0]):
+        want = sparse.update(baseline, mask=mask, **new)
+        torch.testing.assert_close(loaded.update(recorded, mask=mask, **new), want)
 
 
 class Mixing(nn.Module):

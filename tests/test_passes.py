@@ -141,7 +141,7 @@ def test_halo_is_recomputed_from_the_input_of_the_norm() -> None:
 
 
 def test_conditions_are_computed_outside_the_update() -> None:
-    """An embedding that no edit reaches is recorded, and made anew only for other conditions."""
+    """An embedding that no edit reaches is recorded, and made again only for other conditions."""
     sparse = sparsify(small_unet(), backend="eager", policy="exact", any_step=True)
     x, timestep, context = small_inputs()
     graphs = sparse.graphs(x, timestep, context)

@@ -1,4 +1,4 @@
-"""Passes as data: their order, passes of a user's own, and stages that nobody knew of."""
+"""Passes as data: their order, passes of a user, and stages that nobody knew of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsify.passes.graphs import Graphs, NamedGraph
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
 from sparsify.passes.pack import Pack
-from sparsify.passes.packed import Packed
+from sparsify.passes.packing.packed import Packed
 from sparsify.passes.partition import CUTS, Cut, Partition
 from sparsify.passes.pipeline import Pipeline
 from sparsify.passes.verify import Inspect

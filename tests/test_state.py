@@ -28,7 +28,7 @@ from tests.small import corner
 
 
 class Knobs(nn.Module):
-    """Reads about everything that can hang on a module; the convolutions' weights are prepacked."""
+    """Reads about everything that a module can hold; the convolutions' weights are prepacked."""
 
     def __init__(self) -> None:
         super().__init__()

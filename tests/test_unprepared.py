@@ -1,4 +1,4 @@
-"""Whatever people write has to be right, packed or not: networks that nobody prepared for."""
+"""Whatever people write has to be right, packed or not: networks without any preparation."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_network_that_writes_to_its_input() -> None:
 
 
 class Far(nn.Module):
-    """A picture of truth values, read from further away than the other one."""
+    """A picture of booleans, read from further away than the other one."""
 
     def __init__(self) -> None:
         super().__init__()

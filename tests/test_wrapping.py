@@ -53,7 +53,7 @@ def test_hooks_run_once_whoever_has_them() -> None:
 
 
 class Record(nn.Module):
-    """Its methods have the names of ours."""
+    """Its methods have the names of this package."""
 
     def __init__(self) -> None:
         super().__init__()

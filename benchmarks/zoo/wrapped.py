@@ -58,7 +58,7 @@ class MoVQ(Wrapped):
 
 
 class ConsistencyStep(Wrapped):
-    """Encodes, and decodes by the first of two steps; the noise, which ``decode`` draws anew, is
+    """Encodes, and decodes by the first of two steps; the noise, which ``decode`` draws again, is
     given."""
 
     def __init__(self, model: ConsistencyDecoderVAE) -> None:

@@ -12,7 +12,7 @@ from .wrapped import Wrapped
 
 
 class FixedNoise(Wrapped):
-    """LTX 2's diffusion decoder with the noise as an input: its own call draws it anew."""
+    """LTX 2's diffusion decoder with the noise as an input: its own call draws it again."""
 
     def forward(self, z: Tensor, noise: Tensor) -> Any:
         decoder = self.model.decoder

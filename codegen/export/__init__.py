@@ -1,1 +1,1 @@
-"""The three graphs in formats that need nothing of ours to run."""
+"""The graphs in formats that need nothing of this package to run."""

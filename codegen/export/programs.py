@@ -49,7 +49,7 @@ def pure(
     """``module``, whose placeholders are ``inputs`` and results ``outputs``, with its attributes as
     arguments, under the names that ``weights`` gives them.
 
-    What is not read is left out, and no weight has a format of ours. Results are contiguous: nobody
+    What is not read is left out, and no weight has a custom format. Results are contiguous: nobody
     has to agree about the layout of what is handed on.
     """
     graph, copies = Graph(), dict[Node, Node]()
@@ -164,7 +164,7 @@ def _require_stock(name: str, exported: ExportedProgram) -> None:
     for node in exported.graph.nodes:
         if node.op == "call_function" and str(node.target).startswith("sparsify."):
             raise ExportError(
-                f"the {name} graph has {node.target} at {node.name}, an operator of ours: "
+                f"the {name} graph has {node.target} at {node.name}, a custom operator: "
                 "its wrapper has to call the reference while sparsify.codegen.operators.exporting()"
             )
 

@@ -39,7 +39,7 @@ def read(path: Path) -> Run:
         with zipfile.ZipFile(path) as archive:
             odd = _odd_members(archive)
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise FolderError(f"{path.name} is no archive of ours ({error}): export again") from None
+        raise FolderError(f"{path.name} is no exported archive ({error}): export again") from None
     if odd:
         raise FolderError(f"{path.name} has parts that an export has not ({odd[0]}): export again")
     module = torch.export.load(path).module(check_guards=False)

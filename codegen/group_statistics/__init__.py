@@ -22,13 +22,15 @@ def group_statistics(
     size: int,
     eps: float,
     sites: Tensor,
+    items: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`..norms.updated_statistics` of packed x [N, C, S] over a padded table ``sites`` [S].
 
-    old is packed [N, C, S] or, with ``in_place``, the recorded rows [N, L, C] of all sites.
+    old is packed [N, C, S] or, with ``in_place``, the recorded rows [N, L, C] of all sites. Where
+    ``items`` says whose sites these are, N is 1.
     """
     old = old if in_place else old.transpose(1, 2)
-    operands = (x.transpose(1, 2), old, in_place, mean, rstd, size, eps, sites)
+    operands = (x.transpose(1, 2), old, in_place, mean, rstd, size, eps, sites, items)
     updated: tuple[Tensor, Tensor] = torch.ops.sparsify.group_statistics(*operands)
     return updated
 
@@ -49,7 +51,7 @@ def _fake(
 
 _SCHEMA = (
     "(Tensor x, Tensor old, bool in_place, Tensor mean, Tensor rstd, SymInt size, float eps, "
-    "Tensor sites) -> (Tensor, Tensor)"
+    "Tensor sites, Tensor? items=None) -> (Tensor, Tensor)"
 )
 _TAGS = (torch.Tag.needs_contiguous_strides,)
 declare("group_statistics", _SCHEMA, reference, _fake, _on_cuda, _TAGS)

@@ -16,7 +16,8 @@ def reference(
     size: int,
     eps: float,
     sites: Tensor,
+    items: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """On rows: x [N, S, C], old [N, S or L, C]."""
     taken = old.index_select(1, sites) if in_place else old
-    return updated_statistics(x.mT, taken.mT, mean, rstd, size, eps, sites)
+    return updated_statistics(x.mT, taken.mT, mean, rstd, size, eps, sites, items)

@@ -14,8 +14,8 @@ from sparsify.codegen import ops
 from torch.fx import Node
 
 from ..facts import facts
-from ..items import leading
 from ..layout import Layout, Unmatched
+from ..packing.items import leading
 from ..rewrite import rewrite
 from ..rules.base import shape_of, source
 from .base import call, permuted, reshaped

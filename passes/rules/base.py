@@ -11,9 +11,9 @@ from torch.fx import Node
 
 from ..facts import facts
 from ..facts import layout_of as layout_of
-from ..items import leading
 from ..layout import Layout, Unmatched
-from ..place import Place
+from ..packing.items import leading
+from ..packing.place import Place
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from ..facts import facts
 from ..layout import Layout, Unmatched
-from ..place import Place
+from ..packing.place import Place
 from .base import (
     Rule,
     argument,

@@ -8,7 +8,7 @@ from sparsify.codegen.prepack import prepack_linear
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched
-from ..place import Place
+from ..packing.place import Place
 from .base import Rule, argument, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten

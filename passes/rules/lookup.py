@@ -6,9 +6,9 @@ import torch
 from sparsify.codegen import opaque
 from torch.fx import Node
 
-from ..items import differs
 from ..layout import Layout, Unmatched, plain
-from ..place import Place
+from ..packing.items import differs
+from ..packing.place import Place
 from .base import Rule, argument, layout_of, register, require_unedited, shape_of, source
 from .pointwise import Reduce
 

@@ -7,7 +7,7 @@ from sparsify.codegen import norms
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched
-from ..place import Place
+from ..packing.place import Place
 from .base import (
     Rule,
     argument,

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, broadcast
-from ..place import Place
+from ..packing.place import Place
 from .base import Rule, argument, is_edited, layout_of, register, shape_of, source
 
 aten = torch.ops.aten

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from ..facts import facts
 from ..layout import Layout, Space, Unmatched, joint, plain
-from ..place import Place
+from ..packing.place import Place
 from .base import Rule, argument, image_layout, layout_of, pair, register, shape_of, source
 
 aten = torch.ops.aten

@@ -6,7 +6,7 @@ import torch
 from torch.fx import Node
 
 from ..layout import Layout, Unmatched, plain
-from ..place import Place
+from ..packing.place import Place
 from .base import Rule, layout_of, register, require_unedited, shape_of, source
 
 aten = torch.ops.aten

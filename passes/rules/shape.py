@@ -11,9 +11,9 @@ from sparsify.codegen.geometry import Geometry, Pad, Pair, Window
 from torch.fx import Node
 
 from ..facts import facts
-from ..items import apart
 from ..layout import Layout, Space, Unmatched, plain
-from ..place import Place
+from ..packing.items import apart
+from ..packing.place import Place
 from .base import Rule, argument, is_edited, layout_of, permutation, register, shape_of, source
 
 aten = torch.ops.aten

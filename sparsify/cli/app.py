@@ -14,7 +14,7 @@ from . import bench, export, inspect, run
 
 
 class _Commands(TyperGroup):
-    """Errors of ours end the program with one line; any other keeps its traceback."""
+    """Errors of this package end the program with one line; any other keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

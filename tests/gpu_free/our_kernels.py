@@ -1,4 +1,4 @@
-"""The operators of ours on the CPU, for a process with Triton's interpreter: by their kernels."""
+"""The custom operators on the CPU, for a process with Triton's interpreter: by their kernels."""
 
 from __future__ import annotations
 

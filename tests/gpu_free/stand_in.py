@@ -51,7 +51,7 @@ def run(tuner: CachingAutotuner, *args: Any, stream: int) -> None:
     """Launches a kernel with the first of its settings.
 
     Unlike inductor's own way into the interpreter it knows absent pointers, and constants that
-    are no settings: kernels of ours that are inlined into the source have both.
+    are no settings: custom kernels that are inlined into the source have both.
     """
     config, function = tuner.configs[0], tuner.fn
     constants = {**tuner.triton_meta["constants"], **config.kwargs}

@@ -22,7 +22,7 @@ class Result:
     mean: Tensor
 
 
-"""Networks that nobody prepared the library for: what people write, in few lines each.
+"""Networks that the library was not prepared for: what people write, in few lines each.
 
 A network maps ``x`` [N, 8, H, W] and perhaps more; :data:`NETS` makes an example of each on any
 grid whose sides its ``multiple`` divides.

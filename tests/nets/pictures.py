@@ -1,4 +1,4 @@
-"""Networks that nobody prepared the library for: what people write, in few lines each.
+"""Networks that the library was not prepared for: what people write, in few lines each.
 
 A network maps ``x`` [N, 8, H, W]; :func:`pictures` makes an example of some on any grid whose
 sides are multiples of 4.

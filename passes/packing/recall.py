@@ -8,11 +8,11 @@ import torch
 from sparsify.codegen import norms
 from torch.fx import Node
 
-from .facts import facts
-from .layout import Layout
+from ..facts import facts
+from ..layout import Layout
+from ..rules import find_rule
+from ..rules.base import layout_of, shape_of
 from .recompute import follows, grid_sources
-from .rules import find_rule
-from .rules.base import layout_of, shape_of
 
 
 class Recall:

@@ -7,8 +7,8 @@ from sparsify.codegen import ops
 from sparsify.codegen.errors import CaptureError
 from torch.fx import Graph, Node
 
-from .rewrites.base import call
-from .rules.base import argument, source
+from ..rewrites.base import call
+from ..rules.base import argument, source
 
 aten = torch.ops.aten
 

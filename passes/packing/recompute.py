@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from .facts import facts
-from .layout import Layout
-from .rules import find_rule
-from .rules.base import aten, is_edited, layout_of
+from ..facts import facts
+from ..layout import Layout
+from ..rules import find_rule
+from ..rules.base import aten, is_edited, layout_of
 
 
 def sources_pack(node: Node) -> bool:

@@ -11,11 +11,11 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Graph, Node
 
-from .facts import facts, note
-from .layout import Grid, Layout, Space
+from ..facts import facts, note
+from ..layout import Grid, Layout, Space
 
 
-class Stages:
+class Builder:
     """Adds nodes to ``graph``. ``_memo`` holds those that are made once, by meaning. ``padded``
     tables have one of few sizes. Layouts have ``items`` along their axis ``n``."""
 

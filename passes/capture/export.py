@@ -35,7 +35,7 @@ class Captured:
     module: GraphModule
     output_spec: TreeSpec
     reset: frozenset[int]
-    """The identities of tensors that hang on the model, and that each call sets again."""
+    """The identities of tensors attached to the model, and that each call sets again."""
 
 
 def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
@@ -84,7 +84,7 @@ def _exported(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.Ex
     tensors = Snapshot(model).tensors
     try:
         own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    except Exception:  # anything can hang on a model
+    except Exception:  # anything can be attached to a model
         return _trace(model, args, kwargs)
     try:
         program = _trace(own, args, kwargs)

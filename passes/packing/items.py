@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from .layout import Axis, Layout, Unmatched
+from ..layout import Axis, Layout, Unmatched
 
 
 class Regrouping(NamedTuple):

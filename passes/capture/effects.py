@@ -90,7 +90,7 @@ _ABSENT = object()
 
 
 class Snapshot:
-    """All that hangs on a model: attributes, and what is in containers and objects there.
+    """All that is attached to a model: attributes, and what is in containers and objects there.
 
     Parameters are known by their versions, other tensors by their values.
     """
@@ -101,7 +101,7 @@ class Snapshot:
         """A container and a copy of it."""
         self._written: list[tuple[Tensor, Tensor]] = []
         """A tensor and a copy of it."""
-        self._seen: dict[int, Any] = {}  # keeps them alive: no identity is given anew
+        self._seen: dict[int, Any] = {}  # keeps them alive: no identity is given again
         for name, part in model.named_modules():
             self._visit(name, part)
 

@@ -10,10 +10,10 @@ from sparsify.codegen import ops, tables
 from sparsify.codegen.geometry import Geometry
 from torch.fx import Node
 
-from .costs import Costs
-from .facts import facts, is_constant, layout_of
+from ..costs import Costs
+from ..facts import facts, is_constant, layout_of
+from ..layout import Layout
 from .items import by_item, differs, joined
-from .layout import Layout
 
 aten = torch.ops.aten
 

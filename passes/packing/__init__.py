@@ -1,0 +1,1 @@
+"""What writes the update: places, the values that they read, and nodes of several stages."""
