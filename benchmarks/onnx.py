@@ -72,7 +72,7 @@ def measure(network: Network, folder: Path, rounds: int) -> dict[str, Any]:
     variants: dict[str, Callable[[], Any]] = {"dense": lambda: session.run(None, feed)}
     rows = []
     for share in SHARES:
-        mask = centred_square(tuple(ours.signature["grid"]), share)
+        mask = centred_square(tuple(ours.signature["sidecar"]["grid"]), share)
         edited = torch.where(mask, torch.randn_like(leaves[0]), leaves[0]).numpy()
         plan_ms, tables = timed(lambda mask=mask: ours.run("plan", {"mask": mask.numpy()}))
         rows.append({"edited_share": share, "plan_ms": plan_ms})
