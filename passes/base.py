@@ -15,7 +15,7 @@ class Pass:
 
     ``requires`` and ``ensures`` name what has to hold before and what holds afterwards:
     :data:`.verify.PROPERTIES`. ``graphs`` are those that it rewrites, one by one: the joint graph,
-    or some that :class:`.Partition` cuts from it.
+    or some that :class:`.Partition` cuts from it, by name or by stage.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -36,8 +36,8 @@ class Pass:
         if "joint" in self.graphs:
             joint = self(joint)
         done: dict[NamedGraph, NamedGraph] = {}  # one graph may have two names
-        for name in (name for name in self.graphs if name in parts):
-            part = parts[name]
-            done[part] = done.get(part) or replace(part, module=self(part.module))
-            parts[name] = done[part]
+        for name, part in graphs.parts.items():
+            if name in self.graphs or part.stage in self.graphs:
+                done[part] = done.get(part) or replace(part, module=self(part.module))
+                parts[name] = done[part]
         return replace(graphs, joint=joint, parts=parts)

@@ -24,7 +24,7 @@ class ChannelsLast(Pass):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
-    graphs: ClassVar[tuple[str, ...]] = ("record", "dense")
+    graphs: ClassVar[tuple[str, ...]] = ("record",)
 
     def __call__(self, module: GraphModule) -> GraphModule:
         graph = module.graph

@@ -13,8 +13,6 @@ from torch.utils._pytree import tree_map_only
 
 from .base import Pass
 
-_RESULTS = ("record", "dense", "conditions", "commit")
-"""Graphs whose results others read."""
 _TAKE_ANY_STRIDES = ("aten", "prims", "sparsify")
 
 
@@ -23,14 +21,7 @@ class Contiguous(Pass):
     """Operators of other libraries read contiguous tensors: copies that made them so are gone."""
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
-    graphs: ClassVar[tuple[str, ...]] = (
-        "record",
-        "dense",
-        "conditions",
-        "update",
-        "again",
-        "commit",
-    )
+    graphs: ClassVar[tuple[str, ...]] = ("record", "conditions", "update")
 
     def __call__(self, module: GraphModule) -> GraphModule:
         for node in [node for node in module.graph.nodes if _is_foreign(node)]:
@@ -46,7 +37,7 @@ class ContiguousResults(Pass):
     takes what a commit, or other conditions, leave."""
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
-    graphs: ClassVar[tuple[str, ...]] = _RESULTS
+    graphs: ClassVar[tuple[str, ...]] = ("record", "conditions", "commit")
 
     def __call__(self, module: GraphModule) -> GraphModule:
         output = module.graph.output_node()

@@ -38,7 +38,7 @@ class Fuse(Pass):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("shapes",)
-    graphs: ClassVar[tuple[str, ...]] = ("update", "again", "commit")
+    graphs: ClassVar[tuple[str, ...]] = ("update",)
 
     def __call__(self, module: GraphModule) -> GraphModule:
         found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]

@@ -17,6 +17,8 @@ class NamedGraph:
     """A graph whose arguments and results have names: ``input.0``, ``table.3``, ``output.0``."""
 
     module: GraphModule
+    stage: str
+    """Of its nodes: :data:`.partition.STAGES`."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 

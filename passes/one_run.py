@@ -31,5 +31,6 @@ class OfOneRun(Pass):
         again = graphs["again"]
         if not again.graph.find_nodes(op="call_function", target=ops.of_one_run):
             return replace(graphs, parts={**graphs.parts, "again": graphs["update"]})
-        graphs = super().apply(graphs)
-        return replace(graphs, parts={**graphs.parts, "update": graphs["update"].pruned()})
+        update = graphs["update"]
+        update = replace(update, module=self(update.module)).pruned()
+        return replace(graphs, parts={**graphs.parts, "update": update})

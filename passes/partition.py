@@ -223,7 +223,7 @@ class _Crossing:
         module = GraphModule(self._joint, graph, class_name=cut.name.capitalize())
         module.eval()
         given = (name for name in arguments.values() if not name.startswith("constant."))
-        return NamedGraph(module, tuple(given), tuple(results))
+        return NamedGraph(module, cut.stage, tuple(given), tuple(results))
 
 
 def _inputs(graph: Graph) -> dict[Node, str]:

@@ -25,7 +25,7 @@ class PropagateShapes(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
     ensures: ClassVar[tuple[str, ...]] = ("shapes",)
-    graphs: ClassVar[tuple[str, ...]] = ("update", "again", "commit")
+    graphs: ClassVar[tuple[str, ...]] = ("update",)
 
     grid: Grid
 
@@ -42,9 +42,12 @@ class PropagateShapes(Pass):
             values |= {name: _like(table, device) for name, table in tables.items()}
             values |= _run(record, values)
             values |= {name: values[first] for name, first in graphs.copies.items()}
-            for part in map(graphs.__getitem__, self.graphs):
-                run = FakeTensorProp(part.module, mode)
-                run.propagate_dont_convert_inputs(*(values[name] for name in part.inputs))
+            for part in graphs.parts.values():
+                if part.stage in self.graphs:
+                    run = FakeTensorProp(part.module, mode)
+                    given = (values[name] for name in part.inputs)
+                    made = run.propagate_dont_convert_inputs(*given)
+                    values = {**dict(zip(part.outputs, made, strict=True)), **values}
         most = max((len(table) for table in tables.values()), default=1)
         return replace(graphs, most_rows=most)
 

@@ -24,7 +24,7 @@ from .passes.channels_last import ChannelsLast
 from .passes.constants import Constants
 from .passes.contiguous import Contiguous, ContiguousResults
 from .passes.fuse import Fuse
-from .passes.graphs import Graphs
+from .passes.graphs import Graphs, NamedGraph
 from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
@@ -219,25 +219,31 @@ def standard(
 def emitted(graphs: Graphs, config: SparsifyConfig, on_cuda: bool) -> dict[str, Emitted]:
     """What runs each graph.
 
-    Recording and committing happen once a picture: compiling them would seldom pay.
+    Those that give a baseline run once a picture: compiling them would seldom pay.
     """
-    runs = {name: Emitted(part.module) for name, part in graphs.parts.items()}
-    if config.backend == "inductor":
+    runs: dict[NamedGraph, Emitted] = {}
+    for name, part in graphs.parts.items():
+        if part not in runs:
+            is_rare = any(made.startswith("baseline.") for made in part.outputs)
+            is_rare |= name in ("record", "commit")
+            is_compiled = config.backend == "inductor" and not is_rare
+            runs[part] = _compiled(part, graphs, on_cuda) if is_compiled else Emitted(part.module)
+    return {name: runs[part] for name, part in graphs.parts.items()}
+
+
+def _compiled(part: NamedGraph, graphs: Graphs, on_cuda: bool) -> Emitted:
+    """``part`` compiled at its first run, where it computes the update or the whole model."""
+    run = Emitted(part.module)
+    if part.stage == "update":
+        sizes = [i for i, given in enumerate(part.inputs) if given in graphs.dynamic]
         options = CUDA_OPTIONS if on_cuda else None
-        for name in ("update", "again"):
-            part = graphs[name]
-            sizes = [i for i, given in enumerate(part.inputs) if given in graphs.dynamic]
-            runs[name] = Compiled(part.module, sizes, graphs.most_rows, options)
-        # At the first large edit; frozen where that was measured to pay: a tenth, on CPUs.
-        dense = graphs["dense"].module
-        runs["dense"] = Compiled(dense, (), name="dense model", frozen=not on_cuda)
-        if on_cuda:
-            for name in ("update", "again", "conditions", "dense"):
-                given = sum(i.startswith("input.") for i in graphs[name].inputs)
-                runs[name] = OnCuda(runs[name], given)
-    if graphs["again"] is graphs["update"]:
-        runs["again"] = runs["update"]
-    return runs
+        run = Compiled(part.module, sizes, graphs.most_rows, options)
+    elif part.stage == "record":
+        # Frozen where that was measured to pay: a tenth, on CPUs.
+        run = Compiled(part.module, (), name="dense model", frozen=not on_cuda)
+    if on_cuda and part.stage in ("update", "record", "conditions"):
+        return OnCuda(run, sum(given.startswith("input.") for given in part.inputs))
+    return run
 
 
 def has_kernels(device: torch.device) -> bool:

@@ -49,7 +49,7 @@ class Swap(Pass):
 @dataclass(frozen=True)
 class SwapInUpdates(Swap):
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
-    graphs: ClassVar[tuple[str, ...]] = ("update", "again")
+    graphs: ClassVar[tuple[str, ...]] = ("update",)
 
 
 def test_a_pass_that_comes_too_early_is_refused() -> None:
