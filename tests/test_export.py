@@ -25,6 +25,7 @@ from sparsify.loader import Loaded
 from tests.networks import MASKS, MaskRecipe, Recipe, recipes
 from tests.reference import FIXED, Fixed, Reference
 from tests.rounding import assert_close, tolerance
+from tests.small import corner, small_inputs, small_unet
 
 SIZE = 12
 
@@ -83,7 +84,7 @@ def agrees_with_the_oracle(
     path: Path, format: Any, recipe: Recipe, fixed: Fixed, masks: list[MaskRecipe]
 ) -> None:
     """For edits, and for other conditions, which ``conditions`` has to follow."""
-    options = {"backend": "eager", "dense_share": 0.0, **vars(fixed)}
+    options = {"backend": "eager", "dense_share": 0.0, "dense_above": 1.0, **vars(fixed)}
     before = recipe.inputs()
     sparse = sparsify.sparsify(recipe.build(), **options)
     reference = Reference(sparse, recipe, fixed)
@@ -123,6 +124,34 @@ def test_onnx_equals_the_oracle(
 ) -> None:
     path = tmp_path_factory.mktemp("onnx") / "folder"
     agrees_with_the_oracle(path, "onnx", recipe, fixed, masks)
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_a_folder_does_what_the_module_does(format: Any, tmp_path: Path) -> None:
+    """Commits, further edits of these, large edits, masks for each item, restricted baselines,
+    reports."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    sparse, inputs = sparsify.sparsify(small_unet(), backend="eager"), small_inputs(2)
+    sparse.export(tmp_path / "net", *inputs, format=format)
+    loaded, close = sparsify.load(tmp_path / "net"), {"rtol": 1e-4, "atol": 1e-5}
+    masks = torch.stack([corner(), corner().flip(0)])
+    first = torch.where(masks[:, None], inputs[0] + 1, inputs[0]), *inputs[1:]
+    second = torch.where(masks[:, None].flip(0), first[0] - 1, first[0]), *inputs[1:]
+    found = []
+    for network in (sparse, loaded):
+        output, baseline = network.record(*inputs)
+        edited, new = network.update(baseline, *first, mask=masks, commit=True)
+        again = network.update(new, *second, mask=masks.flip(0))
+        report = network.report()
+        small = network.restrict(baseline, masks)
+        large = network.update(baseline, inputs[0] + 1, *inputs[1:], mask=torch.ones(16, 16))
+        assert network.report().is_dense and small.nbytes < baseline.nbytes
+        few = network.update(small, *first, mask=masks)
+        found.append((output, edited, again, large, few, report.macs_update, report.kept))
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, **close)
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
