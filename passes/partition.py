@@ -195,6 +195,8 @@ class _Crossing:
         }
         order = ["input", *self._kinds.values()]
         arguments = dict[Node, str]()
+        if cut.stage == "record":  # the model as it is called, whatever it reads
+            arguments = {node: self._inputs[node] for node in _recorded_inputs(self._joint.graph)}
         for node in self._needed(cut):
             if node in taken or self._is_input(node, cut):
                 arguments[node] = taken.get(node) or self._inputs[node]

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import TreeSpec
+from torch.utils._pytree import TreeSpec, tree_leaves
 
 from .codegen.ambient import as_captured
 from .codegen.errors import ExportError
@@ -129,8 +129,9 @@ class _Exporter:
         """Every value by name, from the inputs of the call and some mask."""
         mask = torch.zeros(self._sparse.grid, dtype=torch.bool, device="cpu")
         mask[: (mask.shape[0] + 1) // 2, : (mask.shape[1] + 2) // 3] = True
-        _, baseline = self._sparse.record(self._call)
+        output, baseline = self._sparse.record(self._call)
         values: dict[str, Any] = {"mask": mask, **self._inputs()}
+        values |= {f"output.{i}": leaf for i, leaf in enumerate(tree_leaves(output))}
         values["mask"] = mask = self._sparse.runtime.mask(mask)
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
         values |= self._tensors
@@ -148,6 +149,7 @@ class _Exporter:
             del parts["again"]
         if not parts["conditions"].inputs:
             del parts["conditions"]
+        parts["record"] = _with_copies(parts["record"], self._sparse.graphs.copies)
         constants = parts["constants"]
         if self._format == "onnx":
             # onnxruntime computes constants when a session is made; elsewhere it is done once.
@@ -202,6 +204,17 @@ class _Exporter:
         if name in self._sparse.graphs.dynamic:
             shape = (None, *shape[1:])
         return Value(shape, dtype_name(tensor.dtype))
+
+
+def _with_copies(record: NamedGraph, copies: Mapping[str, str]) -> NamedGraph:
+    """``record``, which also returns the values that are other ones until a commit."""
+    graph = Graph()
+    made: Any = graph.graph_copy(record.graph, {})
+    values = dict(zip(record.outputs, made, strict=True))
+    values |= {name: values[first] for name, first in copies.items()}
+    graph.output(tuple(values.values()))
+    module = GraphModule(record.module, graph)
+    return replace(record, module=module, outputs=tuple(values))
 
 
 def _committed(name: str) -> str:

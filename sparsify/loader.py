@@ -178,8 +178,10 @@ class Loaded:
         given = [named[key] for key in graph.inputs]
         if self.signature.format != "onnx":
             given += [self._tensors[key] for key in graph.weights]
-        names = (made.replace(COMMITTED, "baseline.") for made in graph.outputs)
-        return dict(zip(names, self._graphs[name](given), strict=True))
+        names = (output.replace(COMMITTED, "baseline.") for output in graph.outputs)
+        made = dict(zip(names, self._graphs[name](given), strict=True))
+        shared = self.signature.sidecar.copies if name == "record" else ()
+        return {name: value for name, value in made.items() if name not in shared}
 
     def _built(self, outputs: Sequence[Any]) -> Any:
         """Copies: a graph may return what it was given."""

@@ -57,8 +57,8 @@ _MOVES = (aten.roll.default, aten.flip.default, aten.slice.Tensor, aten.cat.defa
 
 def is_move(node: Node, found: dict[Node, Arrangement]) -> bool:
     """Does it put rows and columns of pictures [N, C, H, W] in other places?"""
-    shape, sources = node.meta["val"].shape, [arg for arg in node.all_input_nodes if arg in found]
-    if node.target not in _MOVES or len(shape) != 4 or not sources:
+    sources = [arg for arg in node.all_input_nodes if arg in found]
+    if node.target not in _MOVES or not sources or len(shape := node.meta["val"].shape) != 4:
         return False
     at = 1 if node.target in (aten.flip.default, aten.slice.Tensor, aten.cat.default) else 2
     given: Any = node.args[at] if len(node.args) > at else 0

@@ -49,8 +49,8 @@ class Tiny(nn.Module):
 INPUTS = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.ones(1)
 
 
-def tiny(**config: Any) -> sparsify.SparseModule:
-    torch.manual_seed(0)
+def tiny(seed: int = 0, **config: Any) -> sparsify.SparseModule:
+    torch.manual_seed(seed)
     widths = {"dilate": 1, "dense_share": 0.0, "dense_above": 1.0}
     options = {"backend": "eager", "any_step": True, **widths, **config}
     return sparsify.sparsify(Tiny().eval(), **options)
@@ -441,14 +441,17 @@ def test_numbers_of_the_call_are_inputs(tmp_path: Path) -> None:
         loaded.record(image, step, 3)
 
 
-def test_what_belongs_to_another_folder(folder: Path, loaded: Loaded) -> None:
-    other = sparsify.load(folder)
-    _, baseline = other.record(*INPUTS)
-    with pytest.raises(BaselineError, match="another folder"):
-        loaded.update(baseline, *INPUTS, mask=square(2))
-    _, baseline = loaded.record(*INPUTS)
-    with pytest.raises(BaselineError, match="another folder"):
-        loaded.update(baseline, *INPUTS, mask=other.plan(square(2)))
+def test_what_belongs_to_another_folder(folder: Path, loaded: Loaded, tmp_path: Path) -> None:
+    """What one folder recorded serves another load of it, but no other model, nor other weights."""
+    want = loaded.update(loaded.record(*INPUTS)[1], *INPUTS, mask=square(2))
+    again = sparsify.load(folder)
+    _, baseline = again.record(*INPUTS)
+    got = loaded.update(baseline, *INPUTS, mask=again.plan(square(2)))
+    assert torch.equal(got["sample"], want["sample"])
+    for name, options in (("model", {"dilate": 2}), ("weights", {"seed": 1})):
+        tiny(**options).export(tmp_path / name, *INPUTS)
+        with pytest.raises(BaselineError, match=f"another {name}|other {name}"):
+            sparsify.load(tmp_path / name).update(baseline, *INPUTS, mask=square(2))
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
