@@ -10,6 +10,7 @@ import torch
 
 from .codegen.errors import ConfigError
 from .passes.base import Pass
+from .passes.costs import Costs
 
 Policy = Literal["fixed", "exact"]
 Norm = Literal["updated", "baseline"]
@@ -66,6 +67,9 @@ class SparsifyConfig:
     warn_dropped: bool = True
     """Warn of the first edit that lies outside its mask, which an update leaves out. On CUDA only
     the first update of each plan is looked at."""
+
+    costs: Costs = field(default_factory=Costs)
+    """Numbers measured on a machine, by which packing rules choose kernels and weight formats."""
 
     passes: tuple[Pass, ...] = ()
     """Passes of your own (frozen dataclasses): each runs as soon as what it requires holds."""

@@ -206,7 +206,7 @@ def standard(
         AnalyzeLayout(layouts),
         Constants(),
         PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
-        Pack(config.norm, config.baseline_dtype, padded=on_cuda),
+        Pack(config.norm, config.baseline_dtype, on_cuda, config.costs),
         Partition(),
         OfOneRun(),
         *update,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,7 +15,6 @@ from sparsify.codegen.errors import VerifyError
 from sparsify.codegen.gather_matmul import cpp
 from sparsify.passes.costs import Costs
 from sparsify.passes.graphs import Graphs
-from sparsify.passes.pack import Pack
 from sparsify.passes.verify import Inspect
 from torch import Tensor, nn
 
@@ -61,12 +58,10 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def wrapped(costs: Costs, dtype: torch.dtype = torch.float32) -> SparseModule:
     """With its program made for these costs."""
-    sparse = sparsify.sparsify(
-        Net().to(dtype).eval(), backend="eager", policy="exact", dense_share=0.0, dense_above=1.0
-    )
+    options = {"policy": "exact", "dense_share": 0.0, "dense_above": 1.0, "costs": costs}
+    sparse = sparsify.sparsify(Net().to(dtype).eval(), backend="eager", **options)
     x, _, style, _ = inputs()
-    with patch("sparsify.program.Pack", partial(Pack, costs=costs)):
-        sparse.record(x.to(dtype), style.to(dtype))
+    sparse.record(x.to(dtype), style.to(dtype))
     return sparse
 
 
@@ -133,10 +128,8 @@ def test_small_grids_are_the_cost_model_s() -> None:
             return self.high(x) + F.interpolate(low, scale_factor=2.0)
 
     def convolutions(costs: Costs) -> int:
-        sparse = sparsify.sparsify(Coarse().eval(), backend="eager", dense_share=0.5)
-        x = torch.randn(1, 32, 24, 24)
-        with patch("sparsify.program.Pack", partial(Pack, costs=costs)):
-            update = sparse.graphs(x)["update"].graph
+        sparse = sparsify.sparsify(Coarse().eval(), backend="eager", dense_share=0.5, costs=costs)
+        update = sparse.graphs(torch.randn(1, 32, 24, 24))["update"].graph
         return len(update.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default))
 
     limits = (143, 144)
