@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import torch
 from sparsify.codegen import tables
-from sparsify.codegen.geometry import Geometry
+from sparsify.codegen.geometry import Geometry, Pad
 from torch.fx import Node
 
 from .layout import Grid
 from .packing.recompute import grid_sources
 from .rules import find_rule
 from .rules.base import layout_of
+from .rules.resample import PadRule
 
 Line = tuple[int, ...]
 """For each row (or column) that of a picture, -1 for none."""
@@ -39,6 +40,18 @@ class Frame:
     """The grid of ``mask``."""
     size: Grid | None = None
     lines: tuple[Line, Line] = ((), ())
+    inside: Frame | None = None
+    """Of a padded picture: the frame of what was padded,"""
+    inside_grid: Grid | None = None
+    """and its grid."""
+
+    def on(self, grid: Grid) -> Frame:
+        """That of a value on ``grid`` which is computed of one in this frame: windows without
+        padding take a pad away again."""
+        if self.inside is None or self.inside_grid is None:
+            return self
+        is_left = not _divide(self.grid, grid) and _divide(self.inside_grid, grid)
+        return self.inside.on(grid) if is_left else self
 
     def at(self, grid: Grid) -> Frame | None:
         """The same frame at another resolution, with its rows and columns spelt out; None where a
@@ -76,6 +89,20 @@ def _rescaled(line: Line, size: int, count: int) -> tuple[Line, int] | None:
         if block != wanted or (start >= 0 and start % times):
             return None
     return tuple(block[0] // times for block in blocks), size // times
+
+
+def _divide(first: Grid, second: Grid) -> bool:
+    """Is one of the grids a resolution of the other?"""
+    pairs = list(zip(first, second, strict=True))
+    return all(a % b == 0 for a, b in pairs) or all(b % a == 0 for a, b in pairs)
+
+
+def reach(geometry: Geometry) -> Geometry:
+    """What a pad adds is active where the border is: behind it, a norm's scale say, it can be
+    another value for other conditions."""
+    if isinstance(geometry, Pad) and geometry.mode == "constant":
+        return geometry._replace(mode="replicate")
+    return geometry
 
 
 class Frames:
@@ -117,8 +144,12 @@ class Frames:
                 grid, [self._plan.grow(self._own(x, g.in_grid), g) for x, g in moves]
             )
         sources = grid_sources(node)
+        if isinstance(rule, PadRule) and (geometry := rule.geometry(node)) is not None:
+            before, own = self.of(sources[0]).on(geometry.in_grid), geometry.in_grid
+            mask = self._plan.grow(self.mask(before, own), reach(geometry))
+            return Frame(mask, grid, inside=before, inside_grid=own)
         alike = [x for x in sources if layout_of(x).grid == grid]
-        frames = list(dict.fromkeys(map(self.of, alike or sources[:1])))
+        frames = list(dict.fromkeys(self.of(x).on(grid) for x in alike or sources[:1]))
         if len(frames) < 2:
             return frames[0] if frames else self._picture
         return self._made_of(grid, [self.mask(frame, grid) for frame in frames])

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from sparsify.codegen import tables
-from sparsify.codegen.geometry import Geometry, Pad
+from sparsify.codegen.geometry import Geometry
 from torch.fx import GraphModule, Node
 
 from .base import Pass
 from .facts import facts, note
-from .frames import Frames
+from .frames import Frames, reach
 from .layout import Grid
 from .macs import macs
 from .packing.recompute import follows, grid_sources
@@ -98,7 +98,7 @@ class PropagateMasks(Pass):
             if isinstance(rule := find_rule(node), PadRule):
                 before, geometry = facts(node.all_input_nodes[0]).mask, rule.geometry(node)
                 if before is not None and geometry is not None:
-                    return plan.grow(before, _reach(geometry))
+                    return plan.grow(before, reach(geometry))
             return frames.mask(frame, grid)
 
         return choose
@@ -119,7 +119,7 @@ class PropagateMasks(Pass):
                 # Moved as it stands, or pooled, so that it covers the source's.
                 found.append(frames.mask(frames.of(node), geometry.out_grid))
             else:
-                found.append(plan.grow(mask, geometry if moves else _reach(geometry)))
+                found.append(plan.grow(mask, geometry if moves else reach(geometry)))
         distinct = list(dict.fromkeys(found))
         return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
@@ -152,7 +152,7 @@ class PropagateMasks(Pass):
             elif (geometry := rule.geometry(node)) is not None:
                 read = grid_sources(node)
                 images = read if len(read) > 1 else [rule.image(node)]
-                sources = [plan.grow(facts(x).mask, _reach(geometry)) for x in images]
+                sources = [plan.grow(facts(x).mask, reach(geometry)) for x in images]
             distinct = list(dict.fromkeys(sources))
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 
@@ -183,14 +183,6 @@ def _wrapped_axes(work: list[Node]) -> tuple[bool, bool]:
 
 def _divides(coarse: Grid, fine: Grid) -> bool:
     return all(b % a == 0 for a, b in zip(coarse, fine, strict=True))
-
-
-def _reach(geometry: Geometry) -> Geometry:
-    """What a pad adds is active where the border is: behind it, a norm's scale say, it can be
-    another value for other conditions."""
-    if isinstance(geometry, Pad) and geometry.mode == "constant":
-        return geometry._replace(mode="replicate")
-    return geometry
 
 
 class _MaskBuilder:

@@ -94,7 +94,7 @@ class Partition(Pass):
             results=crossing.spots,
             dynamic=frozenset(name for name, node in tables if facts(node).dynamic),
             kept={name: _of_model(node).name for name, node in baseline.items()},
-            copies=_copies(baseline),
+            copies=crossing.copies,
             reads=_reads(parts, baseline),
         )
 
@@ -116,6 +116,8 @@ class _Crossing:
         masks = dict.fromkeys(mask for n in joint.graph.nodes if (mask := facts(n).mask))
         self._values["mask"] = {f"mask.{node.name}": node for node in masks}
         self._values |= joint.meta.get("values", {})  # of kinds that other passes declare
+        self.copies: dict[str, str] = {}
+        """Remembered values that are another one until a commit."""
 
     def _leaves(self) -> tuple[dict[str, Value], tuple[str | Constant, ...]]:
         """The results of the model that are tensors, and all of them."""
@@ -143,6 +145,7 @@ class _Crossing:
         for kind, nodes in found.items():
             ordered = sorted(nodes, key=place.__getitem__)
             self._values[kind] = {f"{kind}.{i}": node for i, node in enumerate(ordered)}
+        self.copies = _copies(self.nodes("baseline"))
 
     def nodes(self, kind: str) -> dict[str, Node]:
         """The values of a kind that crosses, by name."""
@@ -163,7 +166,7 @@ class _Crossing:
         forms = {name: self._form(value, cut.stage) for name, value in values.items()}
         if cut.stage != "record":
             return forms
-        return {name: node for name, node in forms.items() if node.target is not ops.same}
+        return {name: _itself(node) for name, node in forms.items() if name not in self.copies}
 
     def _form(self, value: Value, stage: str) -> Node:
         if not isinstance(value, Node):

@@ -12,7 +12,6 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from hypothesis import assume
 from hypothesis import strategies as st
 from sparsify.codegen import norms, ops
@@ -25,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from sparsify import SparseModule
 from tests.arrangement import Arrangements, is_move
 from tests.networks import Arguments, Recipe
-from tests.standing import Standing, moved_masks, stand
+from tests.standing import Standing, moved_masks, padded, stand
 
 aten = torch.ops.aten
 Norm = Literal["updated", "baseline"]
@@ -98,7 +97,7 @@ class Reference:
             elif node.name in self._following:
                 masks[node] = self._behind(node, masks, standing)
             elif before is not None and node.target is aten.pad.default and arrangement.is_image:
-                masks[node] = _padded(before, node)
+                masks[node] = padded(before, node)
             else:
                 masks[node] = standing[node].mask(arrangement.grid)
         return masks
@@ -182,16 +181,6 @@ class Contract(Interpreter):
         sizes = (-1, *[1] * (x.dim() - 2))
         y = y if weight is None else y * weight.view(sizes)
         return y if bias is None else y + bias.view(sizes)
-
-
-def _padded(mask: Tensor, node: Node) -> Tensor:
-    """What a pad adds is active where the border is, or the site that it shows."""
-    how = node.args[2] if len(node.args) > 2 else "constant"
-    mode = "replicate" if how == "constant" else how
-    pads = [*node.args[1], 0, 0][:4]
-    inner = mask.double()[None, None]
-    cut = F.pad(inner, [min(pad, 0) for pad in pads])
-    return F.pad(cut, [max(pad, 0) for pad in pads], mode)[0, 0] > 0
 
 
 def _copies(node: Node) -> bool:

@@ -25,6 +25,16 @@ class Standing:
     picture: Tensor
     size: Pair | None = None
     lines: tuple[list[int], list[int]] = ((), ())  # type: ignore[assignment]
+    inside: Standing | None = None
+    """What was padded to this picture,"""
+    inside_grid: Pair = (1, 1)
+    """and its grid."""
+
+    def on(self, grid: Pair) -> Standing:
+        """Of a value on ``grid`` behind it: the pad is gone where only what was padded fits."""
+        if self.inside is None or _fits(tuple(self.picture.shape), grid):
+            return self
+        return self.inside.on(grid) if _fits(self.inside_grid, grid) else self
 
     def at(self, grid: Pair) -> Standing | None:
         if self.size is None:
@@ -69,14 +79,40 @@ def stand(
     grid, sources = found[node].grid, [arg for arg in node.all_input_nodes if arg in known]
     if is_move(node, found):
         return _moved(node, found, known)
-    own = [known[arg] for arg in sources if found[arg].grid == grid] or [
-        known[arg] for arg in sources[:1]
-    ]
+    if is_pad(node, found):
+        own_grid = found[sources[0]].grid
+        before = known[sources[0]].on(own_grid)
+        return Standing(padded(before.mask(own_grid), node), inside=before, inside_grid=own_grid)
+    alike = [arg for arg in sources if found[arg].grid == grid] or sources[:1]
+    own = [known[arg].on(grid) for arg in alike]
     distinct = [a for i, a in enumerate(own) if not any(_same(a, b) for b in own[:i])]
     if len(distinct) < 2:
         return distinct[0] if distinct else whole
     masks = torch.stack([standing.mask(grid) for standing in distinct])
     return Standing(masks.any(0))
+
+
+def _fits(a: Pair, b: Pair) -> bool:
+    ratios = [(x / y, y / x) for x, y in zip(a, b, strict=True)]
+    return any(all(ratio[i].is_integer() for ratio in ratios) for i in (0, 1))
+
+
+def is_pad(node: Node, found: dict[Node, Arrangement]) -> bool:
+    """Does it pad rows and columns of pictures [N, C, H, W]?"""
+    if node.target is not torch.ops.aten.pad.default or not found[node].is_image:
+        return False
+    pads: Any = node.args[1]
+    return node.all_input_nodes[0] in found and len(node.meta["val"].shape) == 4 and any(pads[:4])
+
+
+def padded(mask: Tensor, node: Node) -> Tensor:
+    """What a pad adds is active where the border is, or the site that it shows."""
+    how = node.args[2] if len(node.args) > 2 else "constant"
+    mode = "replicate" if how == "constant" else how
+    pads = [*node.args[1], 0, 0][:4]
+    inner = mask.double()[None, None]
+    cut = F.pad(inner, [min(pad, 0) for pad in pads])
+    return F.pad(cut, [max(pad, 0) for pad in pads], mode)[0, 0] > 0
 
 
 def _same(a: Standing, b: Standing) -> bool:
