@@ -48,7 +48,7 @@ def _sum_cpu(rows: Tensor, items: Tensor, count: int) -> Tensor:
     against 56 for the product)."""
     if bool((items.diff() < 0).any()):
         return _sum_spread(rows, items, count)
-    ends = torch.searchsorted(items, torch.arange(count), right=True).tolist()
+    ends = torch.searchsorted(items, torch.arange(count, device=items.device), right=True).tolist()
     parts = zip([0, *ends], ends, strict=False)
     return torch.stack([rows[start:stop].sum(0) for start, stop in parts])
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from sparsify.codegen import ops
 from sparsify.codegen.ambient import as_captured
+from sparsify.codegen.errors import CaptureError
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
@@ -187,6 +188,10 @@ class _Crossing:
             parts[cut.name] = part = self._extracted(cut)
             if cut.stage == "constants":
                 for name, value in zip(part.outputs, evaluated(part), strict=True):
+                    if hasattr(self._joint, attribute(name)):
+                        raise CaptureError(
+                            f"the model has an attribute {attribute(name)!r}: give it another name"
+                        )
                     self._joint.register_buffer(attribute(name), value, persistent=False)
         return parts
 
@@ -255,7 +260,7 @@ def evaluated(constants: NamedGraph) -> tuple[Tensor, ...]:
 
 def attribute(name: str) -> str:
     """Of a graph module: where it has a constant."""
-    return name.replace("constant.", "const_")
+    return name.replace("constant.", "_const_")
 
 
 def _is_node(leaf: object) -> bool:

@@ -51,7 +51,7 @@ def _masked(node: Node) -> None:
 def _packed(node: Node) -> None:
     own, format = facts(node).stage, node.kwargs.get("format")
     for arg in node.all_input_nodes:
-        if facts(arg).stage not in _READS[own]:
+        if facts(arg).stage not in _READS.get(own, (facts(arg).stage,)):
             raise VerifyError(f"{node.name} ({own}) reads {arg.name} ({facts(arg).stage})")
         if arg.target in PREPACKS and arg.kwargs["format"] != format:
             stored = arg.kwargs["format"]

@@ -15,6 +15,7 @@ from .signature import Call, Signature
 from .state import Weights
 from .words import leaves_of, sites_of, size_of
 
+Memory = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 Origin = tuple["weakref.ref[Tensor]", int]
 """A tensor and the version that it had."""
 
@@ -67,14 +68,19 @@ class Rows:
 
 def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
     """The bytes of each value that no earlier one shares."""
-    seen: set[int] = set()
+    seen: set[Memory] = set()
     sizes = []
     for value in values:
         tensor = value.values if isinstance(value, Rows) else value
-        start = tensor.data_ptr()
-        sizes.append(0 if start in seen else tensor.nbytes)
-        seen.add(start)
+        own = memory_of(tensor)
+        sizes.append(0 if own in seen else tensor.nbytes)
+        seen.add(own)
     return sizes
+
+
+def memory_of(tensor: Tensor) -> Memory:
+    """Where it lies, and how: the same for two tensors that are one."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +160,8 @@ class Baseline:
 
     def __getstate__(self) -> dict[str, Any]:
         """Data alone."""
-        return {**vars(self), "origins": (None,) * len(self.origins)}
+        weights = Weights(self.weights.content, None)  # how often it was said is this process's
+        return {**vars(self), "origins": (None,) * len(self.origins), "weights": weights}
 
     def expanded(self) -> dict[str, Tensor]:
         """The values as the update graph takes them."""

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils._pytree import treespec_dumps, treespec_loads
+from torch.utils._pytree import TreeSpec, treespec_dumps, treespec_loads
 
-from .baseline import Baseline, Rows
+from .baseline import Baseline, Memory, Rows, memory_of
 from .codegen.errors import BaselineError
 from .signature import Signature, described
 from .state import Weights
@@ -30,13 +30,13 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
     arguments that are neither tensors nor numbers, strings, booleans or None.
     """
     tensors: dict[str, Tensor] = {}
-    rows, same, first = {}, {}, dict[int, str]()
+    rows, same, first = {}, {}, dict[Memory, str]()
     for name, value in baseline.values.items():
         tensor = value.values if isinstance(value, Rows) else value
-        if known := first.get(tensor.data_ptr()):
+        if known := first.get(memory_of(tensor)):
             same[name] = known
             continue
-        first[tensor.data_ptr()] = name
+        first[memory_of(tensor)] = name
         tensors[name] = tensor
         if isinstance(value, Rows):
             tensors[f"sites.{name}"] = value.sites
@@ -49,7 +49,8 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
         "version": VERSION,
         "key": baseline.key,
         "weights": baseline.weights.content,
-        "spec": treespec_dumps(baseline.signature.spec),
+        "spec": _spec(baseline.signature.spec),
+        "device": str(_device(baseline)),
         "names": baseline.signature.names,
         "shape": baseline.shape,
         "inputs": _plain(baseline.signature.names, baseline.inputs),
@@ -62,21 +63,38 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
     save_file(_apart(own), path, {"sparsify": json.dumps(about)})
 
 
-def load_baseline(path: str | Path, device: torch.device | str = "cpu") -> Baseline:
-    """What :func:`save_baseline` wrote, with its tensors on ``device``. Nothing is unpickled.
+def load_baseline(path: str | Path, device: torch.device | str | None = None) -> Baseline:
+    """What :func:`save_baseline` wrote, with its tensors on ``device``, by default where they were.
+    Nothing is unpickled.
 
     Raises :class:`BaselineError`.
     """
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
+        with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["sparsify"])
+        with safe_open(path, "pt", device=str(device or about["device"])) as file:
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-        if about["version"] != VERSION:
-            raise BaselineError(f"{path} was saved by another version of sparsify: record again")
-        return _built(about, tensors)
+        is_known = about["version"] == VERSION
+        baseline = _built(about, tensors) if is_known else None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BaselineError(f"{path} holds no baseline ({error}): save one again") from None
+    if baseline is None:
+        raise BaselineError(f"{path} was saved by another version of sparsify: record again")
+    return baseline
+
+
+def _spec(spec: TreeSpec) -> str:
+    try:
+        return treespec_dumps(spec)
+    except NotImplementedError as error:
+        raise BaselineError(f"no file can hold the arguments of this call: {error}") from None
+
+
+def _device(baseline: Baseline) -> torch.device:
+    """Where its tensors lie."""
+    leaves = (*baseline.inputs, *baseline.outputs)
+    return next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), torch.device("cpu"))
 
 
 def _built(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Baseline:

@@ -23,7 +23,7 @@ is no edit."""
 
 def changed(runtime: Runtime, baseline: Baseline, call: Call) -> Tensor:
     """bool [N, H, W], on the host: where the call's inputs are not the recorded ones at all."""
-    found = torch.zeros(baseline.shape, dtype=torch.bool)
+    found = torch.zeros(baseline.shape, dtype=torch.bool, device="cpu")
     spots = runtime.sidecar.inputs
     for spot, old, new in zip(spots, baseline.inputs, call.leaves, strict=True):
         if spot is not None:

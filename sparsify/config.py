@@ -88,6 +88,11 @@ class SparsifyConfig:
         if not 0 <= self.dense_above <= 1:
             raise ConfigError(f"dense_above={self.dense_above!r}: a share of MACs in [0, 1]")
         self._check_grids()
+        for own in self.passes:
+            if not isinstance(own, Pass):
+                raise ConfigError(
+                    f"passes holds {own!r}: give objects of sparsify.passes.base.Pass"
+                )
         if self.baseline_dtype not in (None, torch.float16, torch.bfloat16):
             raise ConfigError(
                 f"baseline_dtype={self.baseline_dtype!r}: None, torch.float16 or torch.bfloat16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import RLock
 from typing import Any
@@ -18,7 +18,7 @@ from .baseline import Baseline
 from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
-from .masks import MaskLike
+from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
 from .session import Editing, Recording
@@ -114,11 +114,19 @@ class Engine:
     def plan(self, mask: MaskLike | None) -> Plan:
         if self.last is None:
             raise MaskError("record a run first: the grids are known from it")
-        program = self.last[0]
         plan = Plan(mask)
+        program = self._fit_for(plan, self.last[0])
         program.plan(plan)
         self.last = program, plan
         return plan
+
+    def _fit_for(self, plan: Plan, last: Program) -> Program:
+        """The program used last for which the mask is fit; ``last`` if there is none."""
+        for program in (last, *reversed(self._programs.values())):
+            with suppress(MaskError):
+                fitted(plan.mask, program.grid, program.runtime.sidecar.batch)
+                return program
+        return last
 
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
@@ -127,7 +135,8 @@ class Engine:
         program = self.program_of(baseline)
         call = call.like(baseline.signature)
         baseline.require_call(call, self.config.any_step)
-        self._drops.look(program.runtime, baseline, call, plan)
+        with program.as_captured():
+            self._drops.look(program.runtime, baseline, call, plan)
         result = program.update(baseline, call, plan, commit)
         self.last = program, plan
         return result
@@ -140,6 +149,10 @@ class Engine:
 
         Raises :class:`BaselineError` if this model does not give it any more, or never did.
         """
+        if not isinstance(baseline, Baseline):
+            raise BaselineError(
+                f"{type(baseline).__name__} is no baseline: give what record returned"
+            )
         found = self._by_key.get(baseline.key)
         if found is not None:
             return found

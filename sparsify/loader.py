@@ -138,6 +138,10 @@ class Loaded:
             return self._runtime.report(self._last)
 
     def _require_own(self, baseline: Baseline) -> None:
+        if not isinstance(baseline, Baseline):
+            raise BaselineError(
+                f"{type(baseline).__name__} is no baseline: give what record returned"
+            )
         if baseline.key != self._runtime.sidecar.key:
             raise BaselineError(
                 "this baseline was recorded by another model or folder: record with this one"

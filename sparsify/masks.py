@@ -84,7 +84,7 @@ def centred_square(grid: tuple[int, int], share: float) -> Tensor:
 
     At least one site is marked.
     """
-    mask = torch.zeros(grid, dtype=torch.bool)
+    mask = torch.zeros(grid, dtype=torch.bool, device="cpu")
     height, width = (max(1, round(side * share**0.5)) for side in grid)
     top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
     mask[top : top + height, left : left + width] = True

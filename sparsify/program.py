@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
 from .ambient import Ambient
@@ -37,7 +41,7 @@ from .plan import Plan, Tables
 from .runtime import Runtime, Values
 from .sidecar import Sidecar
 from .signature import Call
-from .state import State, Weights
+from .state import Fingerprint, State, Weights
 
 CANONICAL = Pipeline((Canonicalize(),))
 """What comes before the layouts of inputs are known."""
@@ -60,6 +64,7 @@ class Program:
         possible = Possible.of(call, config.grids)
         captured, call = capture_call(model, call, may_be_tensors)
         self.signature = call.signature
+        self._model, self._lock = model, Lock()
         self._state = State(model, resets, captured.reset)
         self._retired: str | None = None
         self.output_spec = captured.output_spec
@@ -94,10 +99,25 @@ class Program:
         return self.runtime.sidecar.key
 
     def _key(self) -> str:
-        """What this program is known by, in another process too."""
-        code = (readable(self.graphs[name].module) for name in ("record", "update", "commit"))
-        made_for = map(repr, (self.signature, self.ambient, self.config, self._state.constants))
+        """What this program is known by, in another process too: its graphs, the tensors that they
+        hold beside the model's weights, and what of the configuration is not in the graphs."""
+        code = (readable(part.module) for part in self.graphs.parts.values())
+        config = replace(self.config, backend="eager", any_step=False, warn_dropped=True)
+        held = Fingerprint(self._held()).content()
+        made_for = map(repr, (self.signature, self.ambient, config, self._state.constants, held))
         return hashlib.sha256("".join((*made_for, *code)).encode()).hexdigest()
+
+    def _held(self) -> list[Tensor]:
+        """Constants of the capture, in the order of the graphs: no weights, nor made of weights."""
+        weights = {t.data_ptr() for t in (*self._model.parameters(), *self._model.buffers())}
+        made = set(map(attribute, self.graphs["constants"].outputs))
+        found: dict[str, Tensor] = {}
+        for part in self.graphs.parts.values():
+            for node in part.graph.find_nodes(op="get_attr"):
+                value = attrgetter(str(node.target))(part.module)
+                if isinstance(value, Tensor) and value.data_ptr() not in weights:
+                    found[str(node.target)] = value
+        return [value for name, value in found.items() if name not in made]
 
     def _run(self, name: str, values: Mapping[str, Any]) -> Values:
         part = self.graphs[name]
@@ -106,7 +126,7 @@ class Program:
 
     def record(self, call: Call) -> tuple[Any, Baseline]:
         """The dense run, and what to remember of it."""
-        with self._as_captured():
+        with self.as_captured():
             weights = self._state.weights(whole=True)
             self._make_constants(weights)
             outputs, baseline = self.runtime.record(call.like(self.signature), weights)
@@ -114,14 +134,14 @@ class Program:
 
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
-        with self._as_captured():
+        with self.as_captured():
             return self.runtime.plan(plan)
 
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool
     ) -> tuple[Any, Baseline | None]:
         """The edited run from what an edit touches, and with ``commit`` its own baseline."""
-        with self._as_captured():
+        with self.as_captured():
             weights = self.require_current(baseline)
             self._make_constants(weights)
             outputs, new = self.runtime.update(baseline, call, plan, commit, weights)
@@ -129,7 +149,7 @@ class Program:
 
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline:
         """See :meth:`.runtime.Runtime.restrict`."""
-        with self._as_captured():
+        with self.as_captured():
             return self.runtime.restrict(baseline, plan)
 
     def source(self, call: Call) -> str:
@@ -137,7 +157,7 @@ class Program:
         if not self._emitted["update"].source:
             _, baseline = self.record(call)
             everything = torch.ones(self.grid, dtype=torch.bool, device="cpu")
-            with self._as_captured():
+            with self.as_captured():
                 operands = self.runtime.operands(baseline, call.like(self.signature), everything)
                 self._run("update", operands)
         return self._emitted["update"].source
@@ -181,18 +201,20 @@ class Program:
     def _make_constants(self, weights: Weights) -> None:
         """Evaluates the constants again, if the weights have changed or moved."""
         current = weights, self._state.places
-        if current == self._made_for:
-            return
-        constants = self.graphs["constants"]
-        for name, value in zip(constants.outputs, evaluated(constants), strict=True):
-            for part in self.graphs.parts.values():
-                if hasattr(part.module, attribute(name)):
-                    setattr(part.module, attribute(name), value)
-        self._made_for = current
-        for one in self._emitted.values():
-            one.forget()
+        with self._lock:
+            if current == self._made_for:
+                return
+            constants, modules = self.graphs["constants"], [self.graphs.joint]
+            modules += [part.module for part in self.graphs.parts.values()]
+            for name, value in zip(constants.outputs, evaluated(constants), strict=True):
+                for module in modules:
+                    if hasattr(module, attribute(name)):
+                        setattr(module, attribute(name), value)
+            for one in self._emitted.values():
+                one.forget()
+            self._made_for = current
 
-    def _as_captured(self) -> Any:
+    def as_captured(self) -> Any:
         """Whatever torch's settings around a call."""
         return as_captured(self.device.type)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .baseline import Baseline, Rows, distinct, is_origin, origin_of
-from .codegen.errors import BaselineError
+from .codegen.errors import BaselineError, SparsifyWarning
 from .masks import fitted, no_site_follows
 from .passes.blend import blended
 from .passes.graphs import Constant
@@ -53,6 +54,13 @@ class Runtime:
         """bool [H, W], or [N, H, W] where graphs know the items: as the plan graph takes it."""
         if self.sidecar.items > 1:
             return given.expand(self.sidecar.items, *self.sidecar.grid).contiguous()
+        if given.dim() == 3 and not bool((given == given[:1]).all()):
+            warnings.warn(
+                "the model mixes the items of the batch, so all of them follow the union of their "
+                "masks: give one mask [H, W]",
+                SparsifyWarning,
+                stacklevel=2,
+            )
         return given if given.dim() == 2 else given.any(0)
 
     def _tables(self, mask: Tensor) -> Tables:
@@ -98,7 +106,8 @@ class Runtime:
         conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
         stage = "commit" if commit else "update" if baseline.is_one_run else "again"
         made = self._run(stage, values)
-        held = {value.untyped_storage().data_ptr() for value in conditions.values()}
+        kept = [v for n, v in values.items() if n.startswith(("baseline.", "condition."))]
+        held = {value.untyped_storage().data_ptr() for value in kept}
         outputs = [_own(value, held) for value in self._outputs(made)]
         if not commit:
             return outputs, None
@@ -139,9 +148,10 @@ class Runtime:
                 # what commits leave.
                 kept[name] = kept[first].view(kept[first].shape)
         self._require_finite(kept)
-        self.kept_bytes = Counter()
+        sizes = Counter[str]()
         for name, size in zip(kept, distinct(list(kept.values())), strict=True):
-            self.kept_bytes[self.sidecar.kept.get(name, "")] += size
+            sizes[self.sidecar.kept.get(name, "")] += size
+        self.kept_bytes = sizes
         return Baseline(
             key=self.sidecar.key,
             weights=weights,

@@ -38,7 +38,7 @@ def test_halo_is_read_where_it_stands() -> None:
         take = take(flatten_using_ints, active_sites)
         same_sites = same_sites(getitem, active_sites)
         transpose_int = transpose.int(to_rows)
-        gather_conv_1 = gather_conv(take, transpose_int, getitem_1, same_sites, const_0, conv_bias)
+        gather_conv_1 = gather_conv(take, transpose_int, getitem_1, same_sites, _const_0, conv_bias)
         overlay_image = overlay_image(relu, gather_conv_1, active_sites)
         """,
     )

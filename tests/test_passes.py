@@ -100,7 +100,7 @@ def test_convolution_is_packed() -> None:
         take = take(flatten_using_ints, active_sites)
         same_sites = same_sites(getitem, active_sites)
         take_rows = take_rows(to_rows, getitem_1)
-        gather_conv = gather_conv(take, take_rows, same_sites, const_0, conv_bias)
+        gather_conv = gather_conv(take, take_rows, same_sites, _const_0, conv_bias)
         relu_default = relu(gather_conv)
         overlay_image = overlay_image(relu, relu_default, active_sites)
         """,
