@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparsify
 from sparsify import Baseline, BaselineError, SparseModule, load_baseline, save_baseline
@@ -102,3 +102,49 @@ def test_threads_share_a_baseline() -> None:
         torch.testing.assert_close(result, want, rtol=1e-5, atol=1e-5)
     for name, value in baseline.expanded().items():
         assert torch.equal(value, kept[name])
+
+
+class Styled(nn.Module):
+    """Two conditions at one address, of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.style = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        style = self.style(t)[:, :, None, None]
+        return self.conv(x).relu() * style * style[:, :1]
+
+
+@torch.no_grad()
+def test_values_at_one_address_stay_apart(tmp_path: Path) -> None:
+    sparse = sparsify.sparsify(Styled().eval(), backend="eager", dense_above=1.0)
+    x, t = torch.randn(1, 3, 16, 16), torch.randn(1, 4)
+    _, baseline = sparse.record(x, t)
+    save_baseline(baseline, tmp_path / "baseline")
+    edited = torch.where(MASK, x + 1, x)
+    want = sparse.update(baseline, edited, t, mask=MASK)
+    got = sparse.update(load_baseline(tmp_path / "baseline"), edited, t, mask=MASK)
+    assert torch.equal(got, want)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(1, 3, 16, 16)
+        return self.conv(x) + noise, noise
+
+
+@torch.no_grad()
+def test_who_writes_to_outputs_changes_no_baseline() -> None:
+    sparse = sparsify.sparsify(Noisy().eval(), backend="eager", dense_above=1.0)
+    x = torch.randn(1, 3, 16, 16)
+    _, baseline = sparse.record(x)
+    want = [output.clone() for output in sparse.update(baseline, x + 1, mask=MASK)]
+    for output in sparse.update(baseline, x + 1, mask=MASK):
+        output.zero_()
+    for got, own in zip(sparse.update(baseline, x + 1, mask=MASK), want, strict=True):
+        assert torch.equal(got, own)

@@ -419,3 +419,27 @@ def test_what_each_call_sets_again_is_no_constant() -> None:
     edited = torch.where(corner(), x + 1, x)
     wanted = model(edited)  # which keeps other values than the recorded run
     _assert_close(sparse.update(baseline, edited, mask=corner()), wanted)
+
+
+class Scaled(nn.Module):
+    """Python numbers in a constant of weights, and in a tensor that capture makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale, self.shifts = nn.Conv2d(3, 3, 3, padding=1), 2.0, [1.0, 2.0, 3.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(x, self.conv.weight * self.scale, padding=1)
+        return y + torch.tensor(self.shifts).view(3, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("scale", 3.0), ("shifts", [1.0, 2.0, 4.0])])
+@torch.no_grad()
+def test_another_capture_does_not_take_old_baselines(name: str, value: Any) -> None:
+    model, x = Scaled().eval(), torch.randn(1, 3, 16, 16)
+    sparse = sparsify(model, backend="eager")
+    _, baseline = sparse.record(x)
+    setattr(model, name, value)
+    sparse.record(x)
+    with pytest.raises(BaselineError, match=f"{name}.*changed"):
+        sparse.update(baseline, x, mask=corner())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from sparsify import Baseline, SparseModule, sparsify
 from tests.agreement import Example, assert_right
 from tests.rounding import assert_same
+from tests.small import corner
 
 
 def wrapped(model: nn.Module, x: Tensor) -> tuple[SparseModule, Tensor, Baseline]:
@@ -144,3 +146,26 @@ def test_other_conditions_keep_the_drawn_noise() -> None:
         sparse.update(small, edited, two, mask=mask),
         sparse.update(baseline, edited, two, mask=mask),
     )
+
+
+class Excited(nn.Module):
+    """A gate by the mean of the map, behind a group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.first(x))
+        return self.last(y * torch.sigmoid(y.mean((2, 3), keepdim=True)))
+
+
+@pytest.mark.parametrize("norm", ["updated", "baseline"])
+@torch.no_grad()
+def test_a_gate_behind_a_norm(norm: Any) -> None:
+    """Of which only the copy is read that a commit needs."""
+    sparse = sparsify(Excited().eval(), backend="eager", norm=norm, dense_above=1.0)
+    x = torch.randn(1, 3, 16, 16)
+    output, baseline = sparse.record(x)
+    torch.testing.assert_close(sparse.update(baseline, x, mask=corner()), output)
