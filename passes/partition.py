@@ -237,12 +237,12 @@ class _Crossing:
 
 
 def _inputs(graph: Graph) -> dict[Node, str]:
-    """The names of placeholders; of an edited input and the recorded one the same."""
+    """The names of placeholders: the mask, and inputs, an edited one as the recorded one."""
     names = {node: f"input.{i}" for i, node in enumerate(_recorded_inputs(graph))}
     for node in graph.find_nodes(op="placeholder"):
         if node not in names:
             own = facts(node).recorded
-            names[node] = names[own] if own else node.name
+            names[node] = names[own] if own else "mask"
     return names
 
 

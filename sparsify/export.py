@@ -134,6 +134,7 @@ class _Exporter:
         values |= {f"output.{i}": leaf for i, leaf in enumerate(tree_leaves(output))}
         values["mask"] = mask = self._sparse.runtime.mask(mask)
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
+        values |= {_committed(name): value for name, value in baseline.expanded().items()}
         values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 

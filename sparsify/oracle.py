@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .passes.facts import facts
+from .passes.graphs import Constant
 from .passes.oracle import Oracle, values_by_node
 from .plan import Plan
 from .program import Program
@@ -26,16 +27,22 @@ def oracle(program: Program, plan: Plan, old: Sequence[Any], new: Sequence[Any])
     def read(leaves: Sequence[Any]) -> list[Any]:
         return [leaves[int(name.removeprefix("input."))] for name in dense.inputs]
 
+    def results(tensors: Sequence[Tensor]) -> list[Any]:
+        left = iter(tensors)
+        outputs = runtime.sidecar.outputs
+        return [x.value if isinstance(x, Constant) else next(left) for x in outputs]
+
     if tables.is_dense:
-        outputs = dense.module(*read(runtime.edited_inputs(new, old, tables.masks)))
-        return runtime.edited_outputs(outputs, dense.module(*read(old)), tables.masks)
+        outputs = results(dense.module(*read(runtime.edited_inputs(new, old, tables.masks))))
+        return runtime.edited_outputs(outputs, results(dense.module(*read(old))), tables.masks)
     by_node = {
         node: tables.masks[f"mask.{mask.name}"]
         for node in dense.graph.nodes
         if (mask := facts(node).mask)
     }
     before = values_by_node(dense.module, read(old))
-    return Oracle(dense.module, before, by_node, program.config.norm).run(*read(new))
+    run = Oracle(dense.module, before, by_node, program.config.norm)
+    return results(run.run(*read(new)))
 
 
 def relative(values: Any, references: Any) -> float:

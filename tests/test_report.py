@@ -22,7 +22,7 @@ class WithRoll(nn.Module):
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x).roll(1, 2))
+        return self.second(self.first(x).roll(1))
 
 
 def test_states_and_macs() -> None:
@@ -51,7 +51,7 @@ def test_fallback_is_named_and_right() -> None:
     update = sparse.update(baseline, edited, mask=mask)
     torch.testing.assert_close(update, model(edited))
     first, second = sparse.report().fallbacks
-    assert (first.operator, first.reason) == ("aten.roll", "mirrors or turns the grid")
+    assert (first.operator, first.reason) == ("aten.roll", "mirrors or turns what is no picture")
     assert "the arrangement of roll is unknown" in second.reason
 
 
