@@ -106,8 +106,10 @@ class Runtime:
         conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
         stage = "commit" if commit else "update" if baseline.is_one_run else "again"
         made = self._run(stage, values)
-        kept = [v for n, v in values.items() if n.startswith(("baseline.", "condition."))]
-        held = {value.untyped_storage().data_ptr() for value in kept}
+        held = set[int]()
+        if not self.sidecar.only_grids:  # results on a grid are new: edited over recorded ones
+            kept = (v for n, v in values.items() if n.startswith(("baseline.", "condition.")))
+            held = {value.untyped_storage().data_ptr() for value in kept}
         outputs = [_own(value, held) for value in self._outputs(made)]
         if not commit:
             return outputs, None
