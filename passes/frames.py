@@ -48,10 +48,12 @@ class Frame:
     def on(self, grid: Grid) -> Frame:
         """That of a value on ``grid`` which is computed of one in this frame: windows without
         padding take a pad away again."""
-        if self.inside is None or self.inside_grid is None:
-            return self
-        is_left = not _divide(self.grid, grid) and _divide(self.inside_grid, grid)
-        return self.inside.on(grid) if is_left else self
+        chain: list[tuple[Frame, Grid]] = [(self, self.grid)]
+        while (last := chain[-1][0]).inside is not None and last.inside_grid is not None:
+            chain.append((last.inside, last.inside_grid))
+        same = [frame for frame, own in chain if own == grid]
+        alike = [frame for frame, own in chain if _divide(own, grid)]
+        return (*same, *alike, self)[0]
 
     def at(self, grid: Grid) -> Frame | None:
         """The same frame at another resolution, with its rows and columns spelt out; None where a

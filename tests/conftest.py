@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile(
-    "ci", deadline=None, max_examples=60, print_blob=True, suppress_health_check=_SLOW
+    "ci", deadline=None, max_examples=45, print_blob=True, suppress_health_check=_SLOW
 )
 # For a night: pytest tests/test_laws.py --hypothesis-profile=deep
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)

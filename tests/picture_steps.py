@@ -246,6 +246,8 @@ class Move(Step):
             return image + mixed(image.roll(self.by, (y, x))).roll((-down, -across), (y, x))
         if self.kind == "flip":
             return mixed(image.flip([y, x][: 1 + down % 2]))
+        if self.kind == "crop" and min(height, width) < 2:
+            return mixed(image)
         if self.kind == "crop":
             down, across = min(down, height - 2), min(across, width - 2)
             return mixed(image.narrow(y, down, height - down).narrow(x, 0, width - across))

@@ -32,9 +32,16 @@ class Standing:
 
     def on(self, grid: Pair) -> Standing:
         """Of a value on ``grid`` behind it: the pad is gone where only what was padded fits."""
-        if self.inside is None or _fits(tuple(self.picture.shape), grid):
-            return self
-        return self.inside.on(grid) if _fits(self.inside_grid, grid) else self
+        own: Standing = self
+        fits: list[Standing] = []
+        size: Pair = tuple(self.picture.shape)  # type: ignore[assignment]
+        while True:
+            if size == grid:
+                return own
+            fits += [own] if _fits(size, grid) else []
+            if own.inside is None:
+                return (*fits, self)[0]
+            size, own = own.inside_grid, own.inside
 
     def at(self, grid: Pair) -> Standing | None:
         if self.size is None:
