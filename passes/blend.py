@@ -17,6 +17,11 @@ from .layout import Layout
 from .packing.items import apart, joined
 
 
+def mask_name(mask: Node) -> str:
+    """The name that a mask has between the graphs and in tables."""
+    return f"mask.{mask.name}"
+
+
 @dataclass(frozen=True)
 class Spot:
     """How a value lies on its grid, and the name of the mask that says where it is edited; empty
@@ -31,7 +36,7 @@ class Spot:
         known = facts(node)
         if known.layout is None or known.layout.grid is None:
             return None
-        return Spot(known.layout, f"mask.{known.mask.name}" if known.mask else "")
+        return Spot(known.layout, mask_name(known.mask) if known.mask else "")
 
 
 def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

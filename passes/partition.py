@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .base import Pass
-from .blend import Spot
+from .blend import Spot, mask_name
 from .facts import ANYWHERE, facts
 from .graphs import Constant, Graphs, NamedGraph
 from .packing.packed import Packed
@@ -115,7 +115,7 @@ class _Crossing:
         self._values: dict[str, dict[str, Value]] = {kind: {} for kind in self._kinds.values()}
         self._values["output"], self.outputs = self._leaves()
         masks = dict.fromkeys(mask for n in joint.graph.nodes if (mask := facts(n).mask))
-        self._values["mask"] = {f"mask.{node.name}": node for node in masks}
+        self._values["mask"] = {mask_name(node): node for node in masks}
         self._values |= joint.meta.get("values", {})  # of kinds that other passes declare
         self.copies: dict[str, str] = {}
         """Remembered values that are another one until a commit."""

@@ -83,6 +83,17 @@ def memory_of(tensor: Tensor) -> Memory:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
+def in_own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those that lie in another one's memory: a file takes each by itself."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        start = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if start in seen else tensor
+        seen.add(start)
+    return apart
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Data that never changes;

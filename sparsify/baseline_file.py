@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, treespec_dumps, treespec_loads
 
-from .baseline import Baseline, Memory, Rows, memory_of
+from .baseline import Baseline, Memory, Rows, in_own_memory, memory_of
 from .codegen.errors import BaselineError
 from .signature import Signature, described
 from .state import Weights
@@ -60,7 +60,7 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
         "same": same,
     }
     own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(_apart(own), path, {"sparsify": json.dumps(about)})
+    save_file(in_own_memory(own), path, {"sparsify": json.dumps(about)})
 
 
 def load_baseline(path: str | Path, device: torch.device | str | None = None) -> Baseline:
@@ -142,14 +142,3 @@ def _plain(names: Sequence[str] | None, leaves: Sequence[Any]) -> list[Any]:
             what = f"the argument {names[index]}" if names else f"result {index}"
             raise BaselineError(f"{what} is a {type(leaf).__name__}, which no file can hold")
     return plain
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of those that lie in another one's memory: a file takes each by itself."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        start = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if start in seen else tensor
-        seen.add(start)
-    return apart

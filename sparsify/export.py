@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import TreeSpec, tree_leaves
 
+from .baseline import Memory, in_own_memory, memory_of
 from .codegen.ambient import as_captured
 from .codegen.errors import ExportError
 from .codegen.export import aoti, onnx, pt2
@@ -254,13 +255,13 @@ def _weights(graphs: Graphs) -> tuple[dict[str, str], dict[str, Tensor]]:
     made = {attribute(name): name for name in graphs["constants"].outputs}
     names: dict[str, str] = dict(made)
     tensors: dict[str, Tensor] = {}
-    first: dict[Any, str] = {}
+    first: dict[Memory, str] = {}
     for part in graphs.parts.values():
         for node in part.graph.find_nodes(op="get_attr"):
             name = str(node.target)
             tensor = attrgetter(name)(part.module)
             if isinstance(tensor, Tensor) and name not in made:
-                key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+                key = memory_of(tensor)
                 names[name] = first.setdefault(key, name)
                 tensors[first[key]] = tensor.detach()
     return names, tensors
@@ -268,13 +269,8 @@ def _weights(graphs: Graphs) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _save(tensors: Mapping[str, Tensor], used: Iterable[str], path: Path) -> dict[str, Stored]:
     """Writes the ``used`` tensors; returns where in the file each lies."""
-    chosen: dict[str, Tensor] = {}
-    memory: set[int] = set()
-    for name in sorted(name for name in used if name in tensors):
-        tensor = tensors[name].contiguous()
-        start = tensor.untyped_storage().data_ptr()
-        chosen[name] = tensor.clone() if start in memory else tensor  # parts of one weight
-        memory.add(start)
+    names = sorted(name for name in used if name in tensors)
+    chosen = in_own_memory({name: tensors[name].contiguous() for name in names})
     save_file(chosen, path)
     path.chmod(path.parent.stat().st_mode & 0o666)  # it was made for its owner alone
     with path.open("rb") as file:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from .passes.blend import mask_name
 from .passes.facts import facts
 from .passes.graphs import Constant
 from .passes.oracle import Oracle, values_by_node
@@ -36,7 +37,7 @@ def oracle(program: Program, plan: Plan, old: Sequence[Any], new: Sequence[Any])
         outputs = results(dense.module(*read(runtime.edited_inputs(new, old, tables.masks))))
         return runtime.edited_outputs(outputs, results(dense.module(*read(old))), tables.masks)
     by_node = {
-        node: tables.masks[f"mask.{mask.name}"]
+        node: tables.masks[mask_name(mask)]
         for node in dense.graph.nodes
         if (mask := facts(node).mask)
     }

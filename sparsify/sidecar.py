@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from .codegen import ops
 from .passes.analyze import draws
-from .passes.blend import Spot
+from .passes.blend import Spot, mask_name
 from .passes.facts import facts
 from .passes.fuse import Fused
 from .passes.graphs import Constant, Graphs
@@ -169,7 +169,7 @@ def _node(node: Node) -> NodeReport:
         macs_now=work,
         kept=0,
         source=_source(node),
-        mask=f"mask.{known.mask.name}" if known.mask else "",
+        mask=mask_name(known.mask) if known.mask else "",
     )
 
 
