@@ -198,7 +198,7 @@ def of_each_graph(sparse: SparseModule) -> dict[tuple[str, str], Tensor]:
         (name, str(node.target)): getattr(part.module, str(node.target))
         for name, part in parts.items()
         for node in part.graph.find_nodes(op="get_attr")
-        if str(node.target).startswith("const_")
+        if str(node.target).startswith("_const_")
     }
 
 
