@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
@@ -50,8 +50,8 @@ class Emitted:
 
 
 class Compiled(Emitted):
-    """Compiled by inductor at the first call. ``sizes`` are the inputs, tables, whose number of
-    rows, ``most`` at most, is to stay unknown, so that one compilation serves every mask.
+    """Compiled by inductor at the first call. ``sizes`` has the axes of inputs whose size,
+    ``most`` at most, is to stay unknown, so that one compilation serves every mask.
     ``options`` are inductor's. ``frozen`` weights are constants, kept once more in the order that
     the library's kernels want. What it cannot compile runs as it is, with a warning that calls it
     ``name``."""
@@ -59,7 +59,7 @@ class Compiled(Emitted):
     def __init__(
         self,
         module: GraphModule,
-        sizes: Sequence[int],
+        sizes: Mapping[int, int],
         most: int | None = None,
         options: dict[str, Any] | None = None,
         name: str = "update",
@@ -145,12 +145,12 @@ def readable(module: GraphModule) -> str:
     return module.graph.python_code("self").src
 
 
-def mark_sizes(inputs: Sequence[Any], sizes: Sequence[int], most: int | None) -> None:
-    """Declares the first sizes of some inputs unknown, but not 0: no table is empty. A bound
-    ``most`` lets indices be 32 bits wide."""
+def mark_sizes(inputs: Sequence[Any], sizes: Mapping[int, int], most: int | None) -> None:
+    """Declares sizes of some inputs unknown, by input and axis, but not 0: no table is empty.
+    A bound ``most`` lets indices be 32 bits wide."""
     bounds: dict[str, Any] = {"min": 1, "max": most} if _KNOWS_BOUNDS else {}
-    for index in sizes:
-        mark_unbacked(inputs[index], 0, **bounds)
+    for index, axis in sizes.items():
+        mark_unbacked(inputs[index], axis, **bounds)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from .base import Pass
+from .evaluate import device_of
 from .facts import ANYWHERE, note
 
 
@@ -31,7 +32,7 @@ class Constants(Pass):
 
     def __call__(self, module: GraphModule) -> GraphModule:
         run, weights = Interpreter(module, garbage_collect_values=False), set[int]()
-        with as_captured(_device(module)):
+        with as_captured(device_of(module)):
             for node in _constants(module.graph):
                 run.env[node] = value = run.run_node(node)
                 if node.op == "get_attr":
@@ -61,9 +62,3 @@ def _memory(value: object) -> set[int]:
     """Where it lies; known on the meta device too."""
     leaves = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
     return {leaf.untyped_storage()._cdata for leaf in leaves}
-
-
-def _device(module: GraphModule) -> str:
-    """Where the weights lie."""
-    tensors = (*module.parameters(), *module.buffers())
-    return next((tensor.device.type for tensor in tensors), "cpu")

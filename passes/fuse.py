@@ -167,9 +167,16 @@ def fuse_statistics(node: Node) -> Fused | None:
     assert isinstance(x, Node) and isinstance(old, Node)
     if len(_shape(x)) != 3 or (len(rest) > 5 and _shape(x)[0] != 1):
         return Fused(node.name, "updated_statistics", (), "its input is not [N, C, S]")
-    in_place = old.target is ops.take_rows and old.args[1] is rest[4]
-    _swap(node, group_statistics, (x, old.args[0] if in_place else old, in_place, *rest))
+    in_place = old.target is ops.take_rows and _stands_for(old.args[1], rest[4])
+    if in_place:
+        old, rest[4] = old.args
+    _swap(node, group_statistics, (x, old, in_place, *rest))
     return Fused(node.name, "group_statistics", ("baseline",) if in_place else (), "")
+
+
+def _stands_for(table: Any, sites: Any) -> bool:
+    """Does ``table`` name ``sites``, or the rows of a recorded value in which they are?"""
+    return table is sites or (table.target is ops.same_sites and table.args[1] is sites)
 
 
 def _shift(user: Node, value: Node) -> dict[str, Any] | None:

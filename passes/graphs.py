@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from .blend import Spot
-from .reads import Read
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +25,48 @@ class NamedGraph:
     def graph(self) -> Graph:
         return self.module.graph
 
+    def named(self, kind: str) -> dict[Node, str]:
+        """The arguments of this kind, with their names."""
+        return {node: name for node, name in self._arguments() if name.startswith(f"{kind}.")}
+
+    def gives(self, kind: str) -> bool:
+        """Are there results of this kind?"""
+        return any(name.startswith(f"{kind}.") for name in self.outputs)
+
+    def _arguments(self) -> list[tuple[Node, str]]:
+        return list(zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True))
+
     def pruned(self) -> NamedGraph:
         """Without the arguments that nothing reads."""
-        placeholders = zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True)
         names = []
-        for node, name in list(placeholders):
+        for node, name in self._arguments():
             if node.users:
                 names.append(name)
             else:
                 self.graph.erase_node(node)
         self.module.recompile()
         return replace(self, inputs=tuple(names))
+
+
+@dataclass(frozen=True)
+class Read:
+    """Rows of axis ``dim`` of a remembered value, at the sites that some tables name."""
+
+    dim: int
+    tables: tuple[str, ...]
+
+    def both(self, other: Read) -> Read | None:
+        """What this and another graph read."""
+        tables = tuple(dict.fromkeys((*self.tables, *other.tables)))
+        return Read(self.dim, tables) if self.dim == other.dim else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where the sites of ``table`` stand among those of the tables ``kept``."""
+
+    table: str
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,16 +92,19 @@ class Graphs:
     """The model's results, flattened: names of values."""
     results: Mapping[str, Spot | None] = field(default_factory=dict)
     """How these values lie on their grid."""
-    dynamic: frozenset[str] = frozenset()
-    """Tables whose first size is a number of active sites."""
+    dynamic: Mapping[str, int] = field(default_factory=dict)
+    """The axis of a value whose size is a number of sites: those of tables, and of what updates
+    read rows of."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """The model's node behind each remembered value."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Remembered values that are another one until a commit."""
     reads: Mapping[str, Read] = field(default_factory=dict)
-    """Remembered values of which an update reads rows alone."""
+    """Remembered values of which updates read rows alone."""
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    """The tables by which they do."""
     most_rows: int | None = None
-    """Of a table, for any mask; None where shapes were not propagated."""
+    """Of these, for any mask; None where shapes were not propagated."""
 
     def after(self, step: str, ensures: Iterable[str]) -> Graphs:
         """As the pass ``step`` left them."""

@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sparsify.codegen import ops
-from sparsify.codegen.ambient import as_captured
 from sparsify.codegen.errors import CaptureError
-from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .base import Pass
 from .blend import Spot, mask_name
+from .evaluate import Evaluate, evaluated
 from .facts import ANYWHERE, facts
 from .graphs import Constant, Graphs, NamedGraph
 from .packing.packed import Packed
-from .reads import Read, find_read
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ class Partition(Pass):
 
     stages: tuple[Stage, ...] = STAGES
     cuts: tuple[Cut, ...] = CUTS
+    evaluate: Evaluate = evaluated
 
     def apply(self, graphs: Graphs) -> Graphs:
         crossing = _Crossing(graphs.joint, self)
@@ -93,10 +92,9 @@ class Partition(Pass):
             inputs=tuple(map(Spot.of, _recorded_inputs(graphs.joint.graph))),
             outputs=crossing.outputs,
             results=crossing.spots,
-            dynamic=frozenset(name for name, node in tables if facts(node).dynamic),
+            dynamic={name: 0 for name, node in tables if facts(node).dynamic},
             kept={name: _of_model(node).name for name, node in baseline.items()},
             copies=crossing.copies,
-            reads=_reads(parts, baseline),
         )
 
 
@@ -108,7 +106,7 @@ class _Crossing:
     """The values that cross between stages, by kind and name; found by what the cuts need."""
 
     def __init__(self, joint: GraphModule, partition: Partition) -> None:
-        self._joint, self._cuts = joint, partition.cuts
+        self._joint, self._cuts, self._evaluate = joint, partition.cuts, partition.evaluate
         self._packed: Packed = joint.meta["packed"]
         self._kinds = {stage.name: stage.kind for stage in partition.stages}
         self._inputs = _inputs(joint.graph)
@@ -187,7 +185,7 @@ class _Crossing:
         for cut in self._cuts:
             parts[cut.name] = part = self._extracted(cut)
             if cut.stage == "constants":
-                for name, value in zip(part.outputs, evaluated(part), strict=True):
+                for name, value in zip(part.outputs, self._evaluate(part), strict=True):
                     if hasattr(self._joint, attribute(name)):
                         raise CaptureError(
                             f"the model has an attribute {attribute(name)!r}: give it another name"
@@ -250,14 +248,6 @@ def _recorded_inputs(graph: Graph) -> list[Node]:
     return [n for n in graph.find_nodes(op="placeholder") if facts(n).stage == "record"]
 
 
-def evaluated(constants: NamedGraph) -> tuple[Tensor, ...]:
-    """The values of a graph that reads weights alone."""
-    tensors = (*constants.module.parameters(), *constants.module.buffers())
-    with as_captured(next((tensor.device.type for tensor in tensors), "cpu")):
-        values: tuple[Tensor, ...] = constants.module()
-    return values
-
-
 def attribute(name: str) -> str:
     """Of a graph module: where it has a constant."""
     return name.replace("constant.", "_const_")
@@ -297,20 +287,3 @@ def _copies(baseline: Mapping[str, Node]) -> dict[str, str]:
     first: dict[Node, str] = {}
     names = {name: first.setdefault(_itself(node), name) for name, node in baseline.items()}
     return {name: other for name, other in names.items() if name != other}
-
-
-def _reads(parts: Mapping[str, NamedGraph], baseline: Iterable[str]) -> dict[str, Read]:
-    """What all graphs together read that serve a restricted baseline: commits do not."""
-    found: dict[str, Read | None] = {}
-    for part in parts.values():
-        if any(name in part.outputs for name in baseline):
-            continue
-        placeholders = part.graph.find_nodes(op="placeholder")
-        names = dict(zip(placeholders, part.inputs, strict=True))
-        tables = {node: name for node, name in names.items() if name.startswith("table.")}
-        for node, name in names.items():
-            if name.startswith("baseline."):
-                read = find_read(node, tables)
-                known = found.setdefault(name, read)
-                found[name] = known and read and known.both(read)
-    return {name: read for name, read in found.items() if read}

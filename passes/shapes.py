@@ -20,7 +20,7 @@ class PropagateShapes(Pass):
     """Sets ``val`` on every node of the update graphs, as with all sites of ``grid`` active.
 
     A size that is 1 then is 1 for every mask, and two values that can be added have the same
-    sites for every mask. Finds how many rows a table has at most.
+    sites for every mask. Finds how many of them there are at most.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
@@ -35,7 +35,7 @@ class PropagateShapes(Pass):
         mask = torch.ones(shape, dtype=torch.bool, device="cpu")
         record, plan = graphs["record"], graphs["plan"]
         planned = _run(plan, {"mask": mask})
-        tables = {name: x for name, x in planned.items() if name.startswith("table.")}
+        tables = {name: x for name, x in planned.items() if not name.startswith("mask.")}
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             values = {name: _like(value) for name, value in _inputs(graphs).items()}
             device = _device(list(values.values()))
@@ -48,8 +48,8 @@ class PropagateShapes(Pass):
                     given = (values[name] for name in part.inputs)
                     made = run.propagate_dont_convert_inputs(*given)
                     values = {**dict(zip(part.outputs, made, strict=True)), **values}
-        most = max((len(table) for table in tables.values()), default=1)
-        return replace(graphs, most_rows=most)
+        sizes = (values[name].shape[dim] for name, dim in graphs.dynamic.items())
+        return replace(graphs, most_rows=max(sizes, default=1))
 
 
 def _inputs(graphs: Graphs) -> dict[str, Any]:

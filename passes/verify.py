@@ -65,6 +65,7 @@ PROPERTIES: dict[str, Callable[[Node], None] | None] = {
     "masks": _masked,
     "packed": _packed,
     "graphs": None,
+    "rows": None,
     "shapes": None,
 }
 """What passes require and ensure, and what has to be true of every node of the joint graph then."""

@@ -37,41 +37,11 @@ def is_origin(leaf: Tensor, origin: Origin | None) -> bool:
     return known() is leaf and bool(leaf._version == version)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Rows:
-    """The rows of a recorded value that the updates of one plan read."""
-
-    values: Tensor
-    sites: Tensor
-    """int64 [R]: where they stand on axis ``dim``."""
-    dim: int
-    shape: torch.Size
-    stride: tuple[int, ...]
-
-    def __repr__(self) -> str:
-        return f"<Rows: {len(self.sites)} on axis {self.dim} of {list(self.shape)}>"
-
-    @staticmethod
-    def of(value: Tensor, sites: Tensor, dim: int) -> Rows:
-        return Rows(value.index_select(dim, sites), sites, dim, value.shape, value.stride())
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
-
-    def expanded(self) -> Tensor:
-        """The value, with anything where it is not read."""
-        like = self.values
-        full = torch.empty_strided(self.shape, self.stride, dtype=like.dtype, device=like.device)
-        return full.index_copy_(self.dim, self.sites, like)
-
-
-def distinct(values: Sequence[Tensor | Rows]) -> list[int]:
+def distinct(values: Sequence[Tensor]) -> list[int]:
     """The bytes of each value that no earlier one shares."""
     seen: set[Memory] = set()
     sizes = []
-    for value in values:
-        tensor = value.values if isinstance(value, Rows) else value
+    for tensor in values:
         own = memory_of(tensor)
         sizes.append(0 if own in seen else tensor.nbytes)
         seen.add(own)
@@ -107,7 +77,7 @@ class Baseline:
     """Of the recorded call."""
     shape: tuple[int, int, int]
     """[N, H, W] of masks."""
-    values: Mapping[str, Tensor | Rows]
+    values: Mapping[str, Tensor]
     """Remembered maps, and conditions: what no edit reaches, which holds while the inputs that an
     edit leaves alone are these."""
     outputs: tuple[Any, ...]
@@ -118,7 +88,8 @@ class Baseline:
     is_one_run: bool = True
     """All sites are of the recorded run: nothing was committed since."""
     restricted_to: Tensor | None = None
-    """The only mask that it still serves, on the host."""
+    """The only mask that it still serves, on the host: of what updates read rows, these alone are
+    left."""
 
     def __repr__(self) -> str:
         own = self.restricted_to
@@ -173,7 +144,3 @@ class Baseline:
         """Data alone."""
         weights = Weights(self.weights.content, None)  # how often it was said is this process's
         return {**vars(self), "origins": (None,) * len(self.origins), "weights": weights}
-
-    def expanded(self) -> dict[str, Tensor]:
-        """The values as the update graph takes them."""
-        return {n: v.expanded() if isinstance(v, Rows) else v for n, v in self.values.items()}

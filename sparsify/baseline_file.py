@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, treespec_dumps, treespec_loads
 
-from .baseline import Baseline, Memory, Rows, in_own_memory, memory_of
+from .baseline import Baseline, Memory, in_own_memory, memory_of
 from .codegen.errors import BaselineError
 from .signature import Signature, described
 from .state import Weights
@@ -30,17 +29,12 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
     arguments that are neither tensors nor numbers, strings, booleans or None.
     """
     tensors: dict[str, Tensor] = {}
-    rows, same, first = {}, {}, dict[Memory, str]()
+    same, first = {}, dict[Memory, str]()
     for name, value in baseline.values.items():
-        tensor = value.values if isinstance(value, Rows) else value
-        if known := first.get(memory_of(tensor)):
+        if known := first.get(memory_of(value)):
             same[name] = known
-            continue
-        first[memory_of(tensor)] = name
-        tensors[name] = tensor
-        if isinstance(value, Rows):
-            tensors[f"sites.{name}"] = value.sites
-            rows[name] = {"dim": value.dim, "shape": value.shape, "stride": value.stride}
+        else:
+            first[memory_of(value)], tensors[name] = name, value
     for kind, leaves in (("input", baseline.inputs), ("output", baseline.outputs)):
         tensors |= {f"{kind}.{i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor)}
     if baseline.restricted_to is not None:
@@ -56,7 +50,6 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
         "inputs": _plain(baseline.signature.names, baseline.inputs),
         "outputs": _plain(None, baseline.outputs),
         "is_one_run": baseline.is_one_run,
-        "rows": rows,
         "same": same,
     }
     own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -104,13 +97,9 @@ def _built(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Baseline:
 
     mask = tensors.pop("mask", None)
     inputs, outputs = leaves("input"), leaves("output")
-    names = [n for n in tensors if n.partition(".")[0] not in ("input", "output", "sites")]
-    values: dict[str, Tensor | Rows] = {name: tensors[name] for name in names}
-    for name, own in about["rows"].items():
-        shape, stride = torch.Size(own["shape"]), tuple(own["stride"])
-        values[name] = Rows(tensors[name], tensors[f"sites.{name}"], own["dim"], shape, stride)
+    values = {n: t for n, t in tensors.items() if n.partition(".")[0] not in ("input", "output")}
     for name, first in about["same"].items():
-        values[name] = _again(values[first])
+        values[name] = values[first].detach()  # another tensor, of one memory
     spec = treespec_loads(about["spec"])
     batch, height, width = about["shape"]
     return Baseline(
@@ -125,13 +114,6 @@ def _built(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Baseline:
         is_one_run=about["is_one_run"],
         restricted_to=None if mask is None else mask.cpu(),
     )
-
-
-def _again(value: Tensor | Rows) -> Tensor | Rows:
-    """The same memory as another tensor."""
-    if isinstance(value, Rows):
-        return replace(value, values=value.values.view(value.values.shape))
-    return value.view(value.shape)
 
 
 def _plain(names: Sequence[str] | None, leaves: Sequence[Any]) -> list[Any]:

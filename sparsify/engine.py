@@ -19,6 +19,7 @@ from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
 from .masks import MaskLike, fitted
+from .passes.evaluate import Shared
 from .plan import Plan
 from .program import Program
 from .session import Editing, Recording
@@ -48,7 +49,7 @@ class Engine:
         self._by_key: WeakValueDictionary[str, Program] = WeakValueDictionary()
         self._retired: dict[str, str] = {}
         """What happened to the model after a program, by its key, was made."""
-        self._resets = 0
+        self._resets, self._shared = 0, Shared()
         self._making = RLock()
         self._mode: ContextVar[Recording | Editing | None] = ContextVar("mode", default=None)
 
@@ -81,7 +82,8 @@ class Engine:
                 may_be_tensors = all(program.signature == form for program in alike)
                 if known is not None:
                     self._retired[known.key] = str(known.retired)
-                made = Program(self.model, self.config, call, ambient, may_be_tensors, self._resets)
+                options = self._shared, may_be_tensors, self._resets
+                made = Program(self.model, self.config, call, ambient, *options)
                 self._retired.pop(made.key, None)
                 self._by_key[made.key] = known = made
             self._keep(known)

@@ -112,7 +112,7 @@ class _Exporter:
             file = folder / f"{function.name}{_SUFFIX[self._format]}"
             if self._format == "onnx":
                 onnx.prepare(function)
-            exported = program(function, self._values, self._sparse.graphs.dynamic)
+            exported = program(function, self._values, self._dynamic(function))
             if function.name == "constants":  # in the formats of an exported program
                 made = exported.module()(tuple(self._values[name] for name in function.weights))
                 self._values.update(zip(function.outputs, made, strict=True))
@@ -135,7 +135,7 @@ class _Exporter:
         values |= {f"output.{i}": leaf for i, leaf in enumerate(tree_leaves(output))}
         values["mask"] = mask = self._sparse.runtime.mask(mask)
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
-        values |= {_committed(name): value for name, value in baseline.expanded().items()}
+        values |= {_committed(name): value for name, value in baseline.values.items()}
         values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -164,6 +164,16 @@ class _Exporter:
         inputs = [self._renamed.get(given, given) for given in part.inputs]
         outputs = [_committed(made) for made in part.outputs] if name == "commit" else part.outputs
         return pure(name, part.module, inputs, outputs, self._weights)
+
+    def _dynamic(self, function: Pure) -> Mapping[str, int]:
+        """The axes of unknown size; a commit takes no restricted baseline."""
+        sizes = self._sparse.graphs.dynamic
+        is_commit = function.name == "commit"
+        return {
+            n: axis
+            for n, axis in sizes.items()
+            if not (is_commit and n in self._sparse.graphs.kept)
+        }
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
@@ -202,10 +212,10 @@ class _Exporter:
 
     def _value(self, name: str) -> Value:
         tensor = self._values[name]
-        shape: tuple[int | None, ...] = tuple(tensor.shape)
-        if name in self._sparse.graphs.dynamic:
-            shape = (None, *shape[1:])
-        return Value(shape, dtype_name(tensor.dtype))
+        shape: list[int | None] = list(tensor.shape)
+        if (axis := self._sparse.graphs.dynamic.get(name)) is not None:
+            shape[axis] = None
+        return Value(tuple(shape), dtype_name(tensor.dtype))
 
 
 def _with_copies(record: NamedGraph, copies: Mapping[str, str]) -> NamedGraph:

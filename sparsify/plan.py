@@ -7,9 +7,11 @@ from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .masks import MaskLike, as_mask
+from .passes.graphs import Row
 from .words import sites_of, size_of
 
 
@@ -24,11 +26,27 @@ class Tables:
     """bool [H, W] or [N, H, W], by name."""
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
+    rows: Mapping[str, Row] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         size = size_of(sum(table.nbytes for table in self.tables.values()))
         what = "the dense model runs" if self.is_dense else f"{len(self.tables)} of {size}"
         return f"<Tables of {sites_of(self.mask)}: {what}>"
+
+    @cached_property
+    def kept(self) -> dict[tuple[str, ...], Tensor]:
+        """int64, ascending: the sites that restricted baselines keep, by the tables that name
+        them."""
+        groups = {row.kept for row in self.rows.values()}
+        return {g: torch.cat([self.tables[name] for name in g]).unique() for g in groups}
+
+    @cached_property
+    def of_restricted(self) -> dict[str, Tensor]:
+        """The tables that take the place of others where a baseline is restricted."""
+        return {
+            name: torch.searchsorted(self.kept[row.kept], self.tables[row.table])
+            for name, row in self.rows.items()
+        }
 
     @cached_property
     def is_empty(self) -> bool:

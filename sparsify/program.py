@@ -27,14 +27,16 @@ from .passes.canonicalize import Canonicalize
 from .passes.channels_last import ChannelsLast
 from .passes.constants import Constants
 from .passes.contiguous import Contiguous, ContiguousResults
+from .passes.evaluate import Evaluate, Shared
 from .passes.fuse import Fuse
 from .passes.graphs import Graphs, NamedGraph
 from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
 from .passes.pack import Pack
-from .passes.partition import Partition, attribute, evaluated
+from .passes.partition import Partition, attribute
 from .passes.pipeline import Pipeline
+from .passes.rows import ReadRows
 from .passes.shapes import PropagateShapes
 from .passes.verify import Inspect
 from .plan import Plan, Tables
@@ -56,6 +58,7 @@ class Program:
         config: SparsifyConfig,
         call: Call,
         ambient: Ambient,
+        shared: Shared,
         may_be_tensors: bool = True,
         resets: int = 0,
     ) -> None:
@@ -65,6 +68,7 @@ class Program:
         captured, call = capture_call(model, call, may_be_tensors)
         self.signature = call.signature
         self._model, self._lock = model, Lock()
+        self._shared = shared
         self._state = State(model, resets, captured.reset)
         self._retired: str | None = None
         self.output_spec = captured.output_spec
@@ -76,7 +80,7 @@ class Program:
         assert first is not None and first.grid is not None
         self.grid: Grid = first.grid
         self.device: torch.device = edited.device
-        pipeline = standard(layouts, self.grid, config, has_kernels(self.device))
+        pipeline = standard(layouts, self.grid, config, has_kernels(self.device), self._evaluated)
         self.graphs = graphs = pipeline(canonical, inspect)
         sidecar = Sidecar.of(
             graphs,
@@ -206,7 +210,7 @@ class Program:
                 return
             constants, modules = self.graphs["constants"], [self.graphs.joint]
             modules += [part.module for part in self.graphs.parts.values()]
-            for name, value in zip(constants.outputs, evaluated(constants), strict=True):
+            for name, value in zip(constants.outputs, self._evaluated(constants), strict=True):
                 for module in modules:
                     if hasattr(module, attribute(name)):
                         setattr(module, attribute(name), value)
@@ -214,13 +218,23 @@ class Program:
                 one.forget()
             self._made_for = current
 
+    def _evaluated(self, constants: NamedGraph) -> tuple[Tensor, ...]:
+        """What another program of this model has made of the same weights is not made again."""
+        weights = *self._model.parameters(), *self._model.buffers()
+        state = *self._state.weights(), *self._state.places
+        return self._shared.evaluated(constants, weights, state)
+
     def as_captured(self) -> Any:
         """Whatever torch's settings around a call."""
         return as_captured(self.device.type)
 
 
 def standard(
-    layouts: tuple[Layout | None, ...], grid: Grid, config: SparsifyConfig, on_cuda: bool
+    layouts: tuple[Layout | None, ...],
+    grid: Grid,
+    config: SparsifyConfig,
+    on_cuda: bool,
+    evaluate: Evaluate,
 ) -> Pipeline:
     """The passes for inputs of these ``layouts``, and those of the configuration."""
     update = (PropagateShapes(grid), Fuse()) if on_cuda else (ChannelsLast(),)
@@ -229,8 +243,9 @@ def standard(
         Constants(),
         PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
         Pack(config.norm, config.baseline_dtype, on_cuda, config.costs),
-        Partition(),
+        Partition(evaluate=evaluate),
         OfOneRun(),
+        ReadRows(),
         *update,
         ContiguousResults(),
         Contiguous(),
@@ -257,12 +272,13 @@ def _compiled(part: NamedGraph, graphs: Graphs, on_cuda: bool) -> Emitted:
     """``part`` compiled at its first run, where it computes the update or the whole model."""
     run = Emitted(part.module)
     if part.stage == "update":
-        sizes = [i for i, given in enumerate(part.inputs) if given in graphs.dynamic]
+        inputs = enumerate(part.inputs)
+        sizes = {i: graphs.dynamic[given] for i, given in inputs if given in graphs.dynamic}
         options = CUDA_OPTIONS if on_cuda else None
         run = Compiled(part.module, sizes, graphs.most_rows, options)
     elif part.stage == "record":
         # Frozen where that was measured to pay: a tenth, on CPUs.
-        run = Compiled(part.module, (), name="dense model", frozen=not on_cuda)
+        run = Compiled(part.module, {}, name="dense model", frozen=not on_cuda)
     if on_cuda and part.stage in ("update", "record", "conditions"):
         return OnCuda(run, sum(given.startswith("input.") for given in part.inputs))
     return run

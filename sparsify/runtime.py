@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .baseline import Baseline, Rows, distinct, is_origin, origin_of
+from .baseline import Baseline, Memory, distinct, is_origin, memory_of, origin_of
 from .codegen.errors import BaselineError, SparsifyWarning
 from .masks import fitted, no_site_follows
 from .passes.blend import blended
@@ -71,14 +71,16 @@ class Runtime:
         is_dense = self.sidecar.is_large(masks)
         if is_dense:
             masks, tables = {name: self._sent(own) for name, own in masks.items()}, {}
+        rows = {} if is_dense else self.sidecar.rows
         tables = {name: self._sent(table) for name, table in tables.items()}
-        return Tables(mask, tables, masks, is_dense)
+        return Tables(mask, tables, masks, is_dense, rows)
 
     def operands(self, baseline: Baseline, call: Call, mask: Tensor) -> Values:
         """All that the update graph reads, for a mask bool [H, W] or [N, H, W] however large."""
-        planned = self._run("plan", {"mask": self.mask(mask)})
+        mask = self.mask(mask)
+        planned = self._run("plan", {"mask": mask})
         tables = {name: self._sent(own) for name, own in planned.items()}
-        return {**_inputs(call.leaves), **tables, **baseline.expanded()}
+        return _operands(call, Tables(mask, tables, {}, False, self.sidecar.rows), baseline)
 
     def update(
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool, weights: Weights
@@ -100,7 +102,7 @@ class Runtime:
         self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
     ) -> tuple[list[Any], Baseline | None]:
         """Active sites only."""
-        values = {**_inputs(call.leaves), **tables.tables, **baseline.expanded()}
+        values = _operands(call, tables, baseline)
         if not self._same_inputs(baseline, call.leaves):
             values |= self._run("conditions", values)
         conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
@@ -148,7 +150,7 @@ class Runtime:
             if name not in kept:
                 # One memory, but not one tensor twice: an update compiled for that would not take
                 # what commits leave.
-                kept[name] = kept[first].view(kept[first].shape)
+                kept[name] = kept[first].detach()
         self._require_finite(kept)
         sizes = Counter[str]()
         for name, size in zip(kept, distinct(list(kept.values())), strict=True):
@@ -184,15 +186,14 @@ class Runtime:
         baseline.require(tables.mask)
         if tables.is_dense:  # inputs and outputs are all that it reads
             return replace(baseline, values={}, restricted_to=tables.mask)
-        shared: dict[tuple[str, ...], Tensor] = {}
-        values = dict(baseline.values)
+        if baseline.restricted_to is not None:
+            return baseline
+        values, shared = dict(baseline.values), dict[Memory, Tensor]()
         for name, read in self.sidecar.reads.items():
-            value = values[name]
-            if isinstance(value, Tensor):
-                if read.tables not in shared:
-                    own = [tables.tables[table] for table in read.tables]
-                    shared[read.tables] = torch.cat(own).unique()
-                values[name] = Rows.of(value, shared[read.tables], read.dim)
+            own = memory_of(values[name])
+            if own not in shared:
+                shared[own] = values[name].index_select(read.dim, tables.kept[read.tables])
+            values[name] = shared[own].detach()
         return replace(baseline, values=values, restricted_to=tables.mask)
 
     def report(self, plan: Plan | None) -> Report:
@@ -237,6 +238,11 @@ class Runtime:
         if self.device.type != "cuda":
             return table
         return table.pin_memory().to(self.device, non_blocking=True)
+
+
+def _operands(call: Call, tables: Tables, baseline: Baseline) -> Values:
+    rows = {} if baseline.restricted_to is None else tables.of_restricted
+    return {**_inputs(call.leaves), **tables.tables, **rows, **baseline.values}
 
 
 def _inputs(leaves: Sequence[Any]) -> Values:

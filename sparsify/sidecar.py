@@ -16,10 +16,9 @@ from .passes.analyze import draws
 from .passes.blend import Spot, mask_name
 from .passes.facts import facts
 from .passes.fuse import Fused
-from .passes.graphs import Constant, Graphs
+from .passes.graphs import Constant, Graphs, Read, Row
 from .passes.layout import Axis, Grid, Layout, Space
 from .passes.macs import macs
-from .passes.reads import Read
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -64,6 +63,7 @@ class Sidecar:
     kept: Mapping[str, str]
     copies: Mapping[str, str]
     reads: Mapping[str, Read]
+    rows: Mapping[str, Row]
     """As in :class:`.passes.graphs.Graphs`."""
     nodes: tuple[NodeReport, ...]
     """Of the model, with all sites active."""
@@ -90,6 +90,7 @@ class Sidecar:
             graphs.kept,
             graphs.copies,
             graphs.reads,
+            graphs.rows,
             tuple(map(_node, nodes)),
             graphs["update"].module.meta.get("fused", ()),
             is_narrow,
@@ -128,6 +129,7 @@ class Sidecar:
             ),
             "results": {name: _spot(spot) for name, spot in content["results"].items()},
             "reads": {k: Read(v["dim"], tuple(v["tables"])) for k, v in content["reads"].items()},
+            "rows": {k: Row(v["table"], tuple(v["kept"])) for k, v in content["rows"].items()},
             "nodes": tuple(_report(entry) for entry in content["nodes"]),
             "fused": tuple(Fused(**{**x, "parts": tuple(x["parts"])}) for x in content["fused"]),
         }

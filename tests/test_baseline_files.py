@@ -84,7 +84,7 @@ def test_what_no_longer_fits_is_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_threads_share_a_baseline() -> None:
     sparse, baseline = recorded()
-    kept = {name: value.clone() for name, value in baseline.expanded().items()}
+    kept = {name: value.clone() for name, value in baseline.values.items()}
     want, results = sparse.update(baseline, *edited(), mask=MASK), []
 
     def edit() -> None:
@@ -100,7 +100,7 @@ def test_threads_share_a_baseline() -> None:
     assert len(results) == 3
     for result in results:
         torch.testing.assert_close(result, want, rtol=1e-5, atol=1e-5)
-    for name, value in baseline.expanded().items():
+    for name, value in baseline.values.items():
         assert torch.equal(value, kept[name])
 
 

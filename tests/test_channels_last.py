@@ -55,8 +55,8 @@ def test_what_is_kept_is_contiguous_as_after_a_commit(batch: int) -> None:
     mask[3:6, 4:9] = True
     edited = torch.where(mask, image + 1, image)
     _, committed = sparse.update(baseline, edited, mask=mask, commit=True)
-    for name, old in baseline.expanded().items():
-        assert old.stride() == committed.expanded()[name].stride()
+    for name, old in baseline.values.items():
+        assert old.stride() == committed.values[name].stride()
 
 
 @torch.library.custom_op("sparsify_tests::in_memory_order", mutates_args=())

@@ -305,3 +305,25 @@ def test_constants_ignore_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         program._make_constants(program._state.weights())
     torch.testing.assert_close(sparse.record(x)[0], model(x))
+
+
+@torch.no_grad()
+def test_programs_of_one_model_share_them() -> None:
+    """Of other batches and grids, also after the weights have changed; not those of a capture."""
+    model, (x, _, _) = All(), inputs()
+    sparse, calls = wrapped(model), (x, x.repeat(2, 1, 1, 1), F.interpolate(x, scale_factor=2.0))
+    for _ in range(2):
+        for call in calls:
+            sparse.record(call)
+        one, two, larger = (packed_of(sparse, call) for call in calls)
+        assert len(one) > 5 and one == two
+        assert len(larger - one) == 1  # positions are resized to another size
+        next(model.layers[1].parameters()).mul_(1.1)
+
+
+def packed_of(sparse: SparseModule, x: Tensor) -> set[int]:
+    """Where the constants lie that updates read."""
+    part = sparse.graphs(x)["update"]
+    nodes = part.graph.find_nodes(op="get_attr")
+    names = [node.target for node in nodes if node.target.startswith("_const_")]
+    return {getattr(part.module, name).data_ptr() for name in names}

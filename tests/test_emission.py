@@ -41,11 +41,11 @@ ARCHITECTURES = ((8, 0), (9, 0))
 
 @dataclass(frozen=True)
 class Case:
-    """A graph, which of its inputs have an unknown first size, and inputs of two sizes."""
+    """A graph, the axes of its inputs whose size is unknown, and inputs of several sizes."""
 
     module: GraphModule
-    dynamic: tuple[bool, ...]
-    inputs: tuple[Sequence[Any], Sequence[Any]]
+    dynamic: dict[int, int]
+    inputs: tuple[Sequence[Any], ...]
     most_rows: int | None = None
 
 
@@ -70,13 +70,13 @@ def toy() -> Case:
         statistics = torch.randn(2, 4), torch.rand(2, 4)
         return torch.randn(2, 64, 16), sites, torch.randn(2, 64, 24), *statistics
 
-    dynamic = (False, True, False, False, False)
-    return Case(GraphModule(root, graph), dynamic, (inputs(5), inputs(1)))
+    return Case(GraphModule(root, graph), {1: 0}, (inputs(5), inputs(1)))
 
 
 @torch.no_grad()
 def update(model: nn.Module, *inputs: Tensor) -> Case:
-    """The update graph of ``model`` as it is made on a GPU, for a few active sites and for many."""
+    """The update graph of ``model`` as it is made on a GPU, for a few active sites and for many,
+    and these from a restricted baseline."""
     image = inputs[0]
     masks = corner(image.shape[-1]), torch.rand(image.shape[2:]) < 0.4
     with as_on_cuda():
@@ -88,11 +88,13 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     for mask in masks:
         edited = torch.where(mask, torch.randn_like(image), image)
         call = bind(model, (edited, *inputs[1:]), {})
-        values = program.runtime.operands(baseline, call, mask)
-        cases.append(tuple(values[name] for name in part.inputs))
-    assert len({tuple(table.shape for table in case) for case in cases}) == 2
-    dynamic = tuple(name in program.graphs.dynamic for name in part.inputs)
-    return Case(part.module, dynamic, (cases[0], cases[1]), program.graphs.most_rows)
+        for own in (baseline, sparse.restrict(baseline, mask)):
+            values = program.runtime.operands(own, call, mask)
+            cases.append(tuple(values[name] for name in part.inputs))
+    assert len({tuple(table.shape for table in case) for case in cases}) > 1
+    names, axes = enumerate(part.inputs), program.graphs.dynamic
+    dynamic = {i: axes[name] for i, name in names if name in axes}
+    return Case(part.module, dynamic, tuple(cases), program.graphs.most_rows)
 
 
 def unet() -> Case:

@@ -54,7 +54,7 @@ def own(x: Tensor) -> Tensor:
 
 
 def test_what_cannot_be_compiled_runs_as_it_is() -> None:
-    compiled = Compiled(symbolic_trace(lambda x: own(x) + 1), [])
+    compiled = Compiled(symbolic_trace(lambda x: own(x) + 1), {})
     with pytest.warns(UserWarning, match="runs uncompiled"):
         assert compiled(X).equal(X * 2 + 1)
     with warnings.catch_warnings():

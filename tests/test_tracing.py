@@ -68,7 +68,7 @@ def graph(number: int) -> GraphModule:
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one graph", "a graph each"])
 def test_first_calls_do_not_mix(shared: bool) -> None:
-    graphs = [Compiled(graph(0 if shared else i), [], name="update") for i in range(THREADS)]
+    graphs = [Compiled(graph(0 if shared else i), {}, name="update") for i in range(THREADS)]
     chosen = [graphs[0 if shared else i] for i in range(THREADS)]
     start, x = Barrier(THREADS), torch.ones(3)
 

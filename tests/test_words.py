@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from sparsify import load, sparsify
-from sparsify.baseline import Rows
 from sparsify.session import Recording
 from sparsify.words import size_of
 from tests.small import corner
@@ -32,7 +31,6 @@ def everything(folder: Path) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "restricted": restricted,
-        "rows": next(value for value in restricted.values.values() if isinstance(value, Rows)),
         "plan": plan,
         "tables": plan.tables[baseline.key],
         "program": sparse._engine.program_of(baseline),

@@ -9,7 +9,6 @@ import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,15 +75,15 @@ def pure(
 
 
 def program(
-    function: Pure, values: Mapping[str, Tensor], dynamic: AbstractSet[str] = frozenset()
+    function: Pure, values: Mapping[str, Tensor], dynamic: Mapping[str, int] = {}
 ) -> ExportedProgram:
     """``function`` as a program of stock operators, for tensors like ``values``.
 
-    The first size of those in ``dynamic`` stays unknown. Raises :class:`ExportError`.
+    ``dynamic`` has the axes whose size stays unknown. Raises :class:`ExportError`.
     """
     names = (*function.inputs, *function.weights)
     examples = tuple(values[name].detach().contiguous() for name in names)
-    shapes = tuple({0: Dim.AUTO} if name in dynamic else None for name in names)
+    shapes = tuple({dynamic[n]: Dim.AUTO} if n in dynamic else None for n in names)
     try:
         # No size is 1 or not: where it matters, what is right for all sizes is traced.
         with quiet(), alone(), export(), torch.no_grad(), _any_size(backed_size_oblivious=True):
@@ -169,12 +168,13 @@ def _require_stock(name: str, exported: ExportedProgram) -> None:
             )
 
 
-def _require_unknown(function: Pure, exported: ExportedProgram, dynamic: AbstractSet[str]) -> None:
+def _require_unknown(function: Pure, exported: ExportedProgram, dynamic: Mapping[str, int]) -> None:
     """Raises :class:`ExportError` if a size that has to stay unknown was fixed."""
     placeholders = exported.graph.find_nodes(op="placeholder")
     for name, node in zip(function.inputs, placeholders, strict=False):
-        if name in dynamic and isinstance(node.meta["val"].shape[0], int):
+        size = node.meta["val"].shape[dynamic[name]] if name in dynamic else None
+        if isinstance(size, int):
             raise ExportError(
                 f"the {function.name} graph holds for one number of sites only: {name} was fixed "
-                f"to {node.meta['val'].shape[0]} rows by an operator that asks for its size"
+                f"to {size} rows by an operator that asks for its size"
             )

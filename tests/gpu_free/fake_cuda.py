@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,14 +46,14 @@ _CUDA_VERSION = "13.0"
 def emit_cuda(
     module: GraphModule,
     inputs: Sequence[Any],
-    dynamic: Sequence[bool],
+    dynamic: Mapping[int, int],
     most_rows: int | None = None,
     capability: Capability = (9, 0),
 ) -> Emission:
     """What ``torch.compile`` emits for ``module`` and ``inputs`` on a GPU of ``capability``.
 
-    Weights and inputs are on the CPU. ``dynamic`` tells for each input whether its first size, at
-    most ``most_rows``, is unknown at compile time.
+    Weights and inputs are on the CPU. ``dynamic`` has the axes of inputs whose size, at most
+    ``most_rows``, is unknown at compile time.
     Forks: do not call it with more than one thread alive.
     """
     return in_child(_emit, module, inputs, dynamic, most_rows, capability)
@@ -66,7 +66,7 @@ class _Emitted(BaseException):
 def _emit(
     module: GraphModule,
     inputs: Sequence[Any],
-    dynamic: Sequence[bool],
+    dynamic: Mapping[int, int],
     most_rows: int | None,
     capability: Capability,
 ) -> Emission:
@@ -83,7 +83,7 @@ def _emit(
         raise _Emitted
 
     _move_constants(module)
-    mark_sizes(inputs, [i for i, unknown in enumerate(dynamic) if unknown], most_rows)
+    mark_sizes(inputs, dynamic, most_rows)
     compiled = torch.compile(module, fullgraph=True, backend=backend)
     with pretend(capability), patch.object(GraphLowering, "_compile_to_module", capture):
         try:
