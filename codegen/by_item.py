@@ -193,6 +193,13 @@ _MATMUL = "(Tensor first, Tensor second, Tensor rows, Tensor places, bool on_col
 declare("matmul_by_item", _MATMUL, _matmul_cpu, _matmul_fake, _matmul_spread)
 
 
+def grid_sample(image: Tensor, at: Tensor, rows: Tensor, places: Tensor, *how: Any) -> Tensor:
+    """:func:`.ops.grid_sample` of packed points [1, S, 2], in the images [items, C, H, W] of their
+    items."""
+    taken = torch.grid_sampler(image, spread(at, rows, -2), *how)
+    return collect(taken.movedim(2, 1), places, -1)
+
+
 def _rows_of(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The items with sites, and these."""
     for item, own in enumerate(rows.unbind(1)):

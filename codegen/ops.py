@@ -7,6 +7,7 @@ gather copies whole rows. *Rows* are [N, S, C] tensors. All functions are pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,6 +106,12 @@ def same_sites(table: Tensor, sites: Tensor) -> Tensor:
     """``table`` [S, ...], with its first size declared equal to that of ``sites``."""
     torch._check(table.size(0) == sites.size(0))
     return table
+
+
+def grid_sample(image: Tensor, at: Tensor, *how: Any) -> Tensor:
+    """Image [N, C, H, W] at points [N, S, 2] -> packed [N, C, S]; ``how`` as torch's
+    ``grid_sampler`` takes it."""
+    return torch.grid_sampler(image, at.unsqueeze(1), *how).squeeze(2)
 
 
 def gather(x: Tensor, halo: Tensor | None, kernel_map: Tensor, padding: float = 0.0) -> Tensor:

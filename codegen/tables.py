@@ -12,6 +12,8 @@ only sums over sites have to leave the repetitions out.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,6 +72,23 @@ def dilate(mask: Tensor, pixels: int, wraps: tuple[bool, bool] = (False, False))
             mask = mask.narrow(axis, 0, size) | mask.narrow(axis, step, size)
             width += step
     return mask
+
+
+def sampled(mask: Tensor, points: Tensor, mode: int, padding: int, corners: bool) -> Tensor:
+    """Where ``grid_sampler`` at ``points`` [N, H', W', 2] reads an active site of bool [..., H, W]
+    -> bool [..., H', W'].
+
+    A sum of numbers that no weights of a cubic cancel. Where rounding, which differs from device
+    to device, chooses the sites, their neighbours count as well.
+    """
+    wide = dilate(mask, 1) if mode == 1 or points.dtype.itemsize < 4 else mask
+    points = points.to(mask.device, torch.promote_types(points.dtype, torch.float32))
+    each = points.shape[0] // max(1, mask[..., 0, 0].numel())
+    count = torch.arange(1, prod(mask.shape[-2:]) + 1, dtype=points.dtype, device=mask.device)
+    numbers = count.sqrt().view(mask.shape[-2:])
+    picture = (wide * numbers).reshape(-1, 1, *mask.shape[-2:]).repeat_interleave(each, 0)
+    reached = torch.grid_sampler(picture, points, mode, padding, corners) != 0
+    return reached.view(*mask.shape[:-2], each, *points.shape[1:3]).any(-3)
 
 
 def _continued(mask: Tensor, axis: int, pixels: int, around: bool) -> Tensor:

@@ -6,7 +6,6 @@ columns are not the last axes, convolutions over frames. They apply on the way.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +21,7 @@ from .layout import Layout, Unmatched
 from .rewrite import Rewrites
 from .rewrites import at_sites, merged_views, patches, pictures
 from .rules import find_rule
-from .rules.base import argument
+from .rules.base import draws, is_drawn
 
 ARRANGED = Rewrites.declared_in(patches, pictures, at_sites, merged_views)
 
@@ -69,20 +68,6 @@ class AnalyzeLayout(Pass):
         for node, layout in zip(placeholders, self.inputs, strict=True):
             note(node, edited=layout is not None, layout=layout, varies=True)
         return self.rewrites.apply(graph, visit)
-
-
-def draws(node: Node) -> bool:
-    """Does the node draw random numbers? Attention does not unless it drops some out."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    return all(argument(node, name, True) for name in ("train", "training", "dropout_p"))
-
-
-def is_drawn(node: Node) -> bool:
-    """Is its value drawn, alone or as one of several results?"""
-    if node.target is operator.getitem:
-        return is_drawn(node.all_input_nodes[0])
-    return draws(node)
 
 
 def _refuse_draws(node: Node) -> None:

@@ -3,9 +3,8 @@ have moved them. Under policy "fixed" this says which sites are active."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from sparsify.codegen import tables
@@ -14,20 +13,12 @@ from torch.fx import Node
 
 from .layout import Grid
 from .packing.recompute import grid_sources
-from .rules import find_rule
-from .rules.base import layout_of
+from .rules import Rule, find_rule
+from .rules.base import Plan, layout_of
 from .rules.resample import PadRule
 
 Line = tuple[int, ...]
 """For each row (or column) that of a picture, -1 for none."""
-
-
-class Plan(Protocol):
-    """Adds nodes to the plan, each once."""
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Node: ...
-
-    def grow(self, mask: Node, geometry: Geometry) -> Node: ...
 
 
 @dataclass(frozen=True)
@@ -150,11 +141,21 @@ class Frames:
             before, own = self.of(sources[0]).on(geometry.in_grid), geometry.in_grid
             mask = self._plan.grow(self.mask(before, own), reach(geometry))
             return Frame(mask, grid, inside=before, inside_grid=own)
+        if rule is not None and (read := self._reached(node, rule)) is not None:
+            return Frame(read, grid)
         alike = [x for x in sources if layout_of(x).grid == grid]
         frames = list(dict.fromkeys(self.of(x).on(grid) for x in alike or sources[:1]))
         if len(frames) < 2:
             return frames[0] if frames else self._picture
         return self._made_of(grid, [self.mask(frame, grid) for frame in frames])
+
+    def _reached(self, node: Node, rule: Rule) -> Node | None:
+        image = rule.image(node)
+        if image not in grid_sources(node):
+            return None
+        own = layout_of(image).grid
+        assert own is not None
+        return rule.reached(node, self._own(image, own), self._plan)
 
     def _own(self, node: Node, grid: Grid) -> Node:
         return self.mask(self.of(node), grid)

@@ -153,6 +153,9 @@ class PropagateMasks(Pass):
                 read = grid_sources(node)
                 images = read if len(read) > 1 else [rule.image(node)]
                 sources = [plan.grow(facts(x).mask, reach(geometry)) for x in images]
+            elif (own := facts(rule.image(node)).mask) is not None:
+                reached = rule.reached(node, own, plan)
+                sources = sources if reached is None else [reached]
             distinct = list(dict.fromkeys(sources))
             return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
 

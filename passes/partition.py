@@ -30,7 +30,7 @@ class Stage:
 
 STAGES = (
     Stage("constants", (), "constant"),
-    Stage("plan", (), "table"),
+    Stage("plan", ("constants",), "table"),
     Stage("record", ("constants",), "baseline"),
     Stage("conditions", ("constants", "record"), "condition"),
     Stage("update", ("constants", "plan", "record", "conditions"), "current"),

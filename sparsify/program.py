@@ -92,7 +92,8 @@ class Program:
         )
         self._emitted = emitted(graphs, config, has_kernels(self.device))
         self.runtime = Runtime(sidecar, self._run, self.device)
-        self._made_for = self._state.weights(), self._state.places
+        self._made_for = weights, _ = self._state.weights(), self._state.places
+        self._plan_for(weights)
 
     def __repr__(self) -> str:
         names = ", ".join(self.signature.names)
@@ -217,6 +218,12 @@ class Program:
             for one in self._emitted.values():
                 one.forget()
             self._made_for = current
+            self._plan_for(weights)
+
+    def _plan_for(self, weights: Weights) -> None:
+        """Tables that weights determine are made again for others."""
+        if self.graphs["plan"].graph.find_nodes(op="get_attr"):
+            self.runtime.plans = f"{self.key} with {weights.content}"
 
     def _evaluated(self, constants: NamedGraph) -> tuple[Tensor, ...]:
         """What another program of this model has made of the same weights is not made again."""

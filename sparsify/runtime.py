@@ -34,6 +34,8 @@ class Runtime:
     def __init__(self, sidecar: Sidecar, run: Run, device: torch.device) -> None:
         self.sidecar, self.device = sidecar, device
         self._run = run
+        self.plans = sidecar.key
+        """What plans know their tables by: those of this program, with these weights."""
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the model's node."""
 
@@ -45,7 +47,7 @@ class Runtime:
 
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
-        key, batch, grid = self.sidecar.key, self.sidecar.batch, self.sidecar.grid
+        key, batch, grid = self.plans, self.sidecar.batch, self.sidecar.grid
         if key not in plan.tables:
             plan.tables[key] = self._tables(self.mask(fitted(plan.mask, grid, batch)))
         return plan.tables[key]

@@ -12,13 +12,13 @@ import torch
 from torch.fx import Node
 
 from .codegen import ops
-from .passes.analyze import draws
 from .passes.blend import Spot, mask_name
 from .passes.facts import facts
 from .passes.fuse import Fused
 from .passes.graphs import Constant, Graphs, Read, Row
 from .passes.layout import Axis, Grid, Layout, Space
 from .passes.macs import macs
+from .passes.rules.base import draws
 
 _TORCH = str(Path(torch.__file__).parent)
 

@@ -102,7 +102,8 @@ class Arrangements(Interpreter):
         if is_move(n, self.found):
             grid = (value.shape[-2], value.shape[-1])
             return Arrangement(torch.arange(prod(grid)).view(grid).expand(value.shape), grid)
-        if n.target in (ops.shuffle, ops.unshuffle):
+        samples = n.target is aten.grid_sampler.default and n.args[1] not in self.found
+        if samples or n.target in (ops.shuffle, ops.unshuffle):
             return Arrangement.image(tuple(value.shape))
         sources = [arg for arg in n.all_input_nodes if arg in self.found]
         probed = [(self.found[source], self._probe(n, source)) for source in sources]

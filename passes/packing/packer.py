@@ -9,10 +9,9 @@ import torch
 from sparsify.codegen import ops
 from torch.fx import Node
 
-from ..analyze import is_drawn
 from ..facts import facts, is_constant, note
 from ..rules import find_rule
-from ..rules.base import layout_of, shape_of
+from ..rules.base import is_drawn, layout_of, shape_of
 from .items import apart
 from .packed import Packed
 from .place import Place

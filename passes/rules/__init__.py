@@ -1,6 +1,6 @@
 """Packing rules, one family of operators a file; importing them fills the registry."""
 
-from . import attention, conv, linear, lookup, norm, pointwise, resample, series, shape
+from . import attention, conv, linear, lookup, norm, pointwise, resample, sample, series, shape
 from .base import Rule, find_rule, register
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "pointwise",
     "register",
     "resample",
+    "sample",
     "series",
     "shape",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from sparsify.codegen.geometry import Geometry
@@ -18,6 +19,14 @@ from ..packing.place import Place
 aten = torch.ops.aten
 
 R = TypeVar("R", bound="Rule")
+
+
+class Plan(Protocol):
+    """Adds nodes to the plan, each once."""
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Node: ...
+
+    def grow(self, mask: Node, geometry: Geometry) -> Node: ...
 
 
 class Rule:
@@ -42,6 +51,10 @@ class Rule:
         """The operands whose rows and columns change their place in the picture, and how: crops,
         rolls, flips, joins."""
         return ()
+
+    def reached(self, node: Node, mask: Node, plan: Plan) -> Node | None:
+        """The output sites that read active ones of ``mask``, where no ``geometry`` tells."""
+        return None
 
     def is_global(self, node: Node) -> bool:
         """True if one edited site can change every output site."""
@@ -147,6 +160,31 @@ def require_unedited(node: Node, *names: str) -> None:
     for name in names:
         if is_edited(argument(node, name)):
             raise Unmatched(f"its {name} depends on the edited input")
+
+
+def draws(node: Node) -> bool:
+    """Does the node draw random numbers? Attention does not unless it drops some out."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    return all(argument(node, name, True) for name in ("train", "training", "dropout_p"))
+
+
+def is_drawn(node: Node) -> bool:
+    """Is its value drawn, alone or as one of several results?"""
+    if node.target is operator.getitem:
+        return is_drawn(node.all_input_nodes[0])
+    return draws(node)
+
+
+def require_constant(node: Node, name: str) -> None:
+    """Refuses a node of which a parameter depends on the call: on its inputs, or on a draw."""
+    stack, seen = [argument(node, name)], set[Node]()
+    while stack:
+        if (own := stack.pop()) not in seen:
+            seen.add(own)
+            stack.extend(own.all_input_nodes)
+    if any(own.op == "placeholder" or draws(own) for own in seen):
+        raise Unmatched(f"its {name} is no constant")
 
 
 def pair(value: Any, default: tuple[int, int] = (1, 1)) -> tuple[int, int]:
