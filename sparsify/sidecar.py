@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,22 +99,34 @@ class Sidecar:
             dense_above if is_repeatable else 1.0,
         )
 
-    @property
+    @cached_property
     def items(self) -> int:
         """How many masks an update takes; 1 where all items of a batch share one."""
         return max(spot.layout.items for spot in self.inputs if spot)
 
-    @property
+    @cached_property
     def only_grids(self) -> bool:
         """Every result lies on a grid, so an empty mask leaves all of them as recorded."""
         return all(spot is not None and spot.mask for spot in self.results.values())
 
     def is_large(self, masks: Mapping[str, torch.Tensor]) -> bool:
         """Would an update with these masks, bool [H, W] or [N, H, W] by name, compute too much?"""
-        shares = {name: float(mask.float().mean()) for name, mask in masks.items()}
-        edited = [node for node in self.nodes if node.state != "static"]
-        now = sum(node.macs * shares.get(node.mask, 1.0) for node in edited)
-        return now > self.dense_above * sum(node.macs for node in self.nodes)
+        shares = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items()}
+        now = sum(work * shares.get(name, 1.0) for name, work in self._work.items())
+        return now > self._most
+
+    @cached_property
+    def _most(self) -> float:
+        """Multiply-accumulates of an update."""
+        return self.dense_above * sum(node.macs for node in self.nodes)
+
+    @cached_property
+    def _work(self) -> Mapping[str, int]:
+        """The dense ones of what updates compute, by mask."""
+        work = Counter[str]()
+        for node in self.nodes:
+            work[node.mask] += 0 if node.state == "static" else node.macs
+        return work
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
