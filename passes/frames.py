@@ -162,9 +162,7 @@ class Frames:
 
     def _made_of(self, grid: Grid, masks: Sequence[Node]) -> Frame:
         """A picture of its own."""
-        distinct = list(dict.fromkeys(masks))
-        mask = distinct[0] if len(distinct) == 1 else self._plan.call(tables.union, *distinct)
-        return Frame(mask, grid)
+        return Frame(self._plan.union(masks), grid)
 
     def _moved(self, moves: Sequence[tuple[Node, Geometry]]) -> Frame | None:
         """One frame of what the operands hold, where they are parts of one picture."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -120,8 +120,7 @@ class PropagateMasks(Pass):
                 found.append(frames.mask(frames.of(node), geometry.out_grid))
             else:
                 found.append(plan.grow(mask, geometry if moves else reach(geometry)))
-        distinct = list(dict.fromkeys(found))
-        return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
+        return plan.union(found)
 
     def _grid_masks(self, work: list[Node], mask: Node, plan: _MaskBuilder) -> dict[Grid, Node]:
         """``mask`` on each grid; pooled in steps where a coarse grid divides a finer one."""
@@ -143,8 +142,9 @@ class PropagateMasks(Pass):
                 return masks[grid]
             rule = find_rule(node)
             assert rule is not None
-            sources = [facts(arg).mask for arg in node.all_input_nodes if is_edited(arg)]
-            if rule.is_global(node) or None in sources:
+            given = [facts(arg).mask for arg in node.all_input_nodes if is_edited(arg)]
+            sources = [own for own in given if own is not None]
+            if rule.is_global(node) or len(sources) < len(given):
                 note(node, reason="an edit reaches every site")
                 return None
             if moves := rule.moves(node):
@@ -156,8 +156,7 @@ class PropagateMasks(Pass):
             elif (own := facts(rule.image(node)).mask) is not None:
                 reached = rule.reached(node, own, plan)
                 sources = sources if reached is None else [reached]
-            distinct = list(dict.fromkeys(sources))
-            return distinct[0] if len(distinct) == 1 else plan.call(tables.union, *distinct)
+            return plan.union(sources)
 
         return choose
 
@@ -203,6 +202,11 @@ class _MaskBuilder:
             note(node, stage="plan")
             self._made[key] = node
         return self._made[key]
+
+    def union(self, masks: Iterable[Node]) -> Node:
+        """The sites of any of these."""
+        distinct = list(dict.fromkeys(masks))
+        return distinct[0] if len(distinct) == 1 else self.call(tables.union, *distinct)
 
     def grow(self, mask: Node | None, geometry: Geometry) -> Node:
         """The sites that read ``mask``, of a value that is computed in part."""

@@ -144,3 +144,9 @@ class Baseline:
         """Data alone."""
         weights = Weights(self.weights.content, None)  # how often it was said is this process's
         return {**vars(self), "origins": (None,) * len(self.origins), "weights": weights}
+
+
+def require_baseline(value: object) -> None:
+    """Raises :class:`BaselineError` for anything else."""
+    if not isinstance(value, Baseline):
+        raise BaselineError(f"{type(value).__name__} is no baseline: give what record returned")

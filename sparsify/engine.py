@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_unflatten
 
 from .ambient import Ambient
-from .baseline import Baseline
+from .baseline import Baseline, require_baseline
 from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
@@ -151,10 +151,7 @@ class Engine:
 
         Raises :class:`BaselineError` if this model does not give it any more, or never did.
         """
-        if not isinstance(baseline, Baseline):
-            raise BaselineError(
-                f"{type(baseline).__name__} is no baseline: give what record returned"
-            )
+        require_baseline(baseline)
         found = self._by_key.get(baseline.key)
         if found is not None:
             return found

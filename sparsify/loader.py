@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from .baseline import Baseline
+from .baseline import Baseline, require_baseline
 from .changes import Drops
 from .codegen.ambient import as_captured
 from .codegen.errors import BaselineError, FolderError, SignatureError
@@ -138,10 +138,7 @@ class Loaded:
             return self._runtime.report(self._last)
 
     def _require_own(self, baseline: Baseline) -> None:
-        if not isinstance(baseline, Baseline):
-            raise BaselineError(
-                f"{type(baseline).__name__} is no baseline: give what record returned"
-            )
+        require_baseline(baseline)
         if baseline.key != self._runtime.sidecar.key:
             raise BaselineError(
                 "this baseline was recorded by another model or folder: record with this one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -27,6 +27,8 @@ class Plan(Protocol):
     def call(self, function: Callable[..., Any], *args: Any) -> Node: ...
 
     def grow(self, mask: Node, geometry: Geometry) -> Node: ...
+
+    def union(self, masks: Iterable[Node]) -> Node: ...
 
 
 class Rule:
