@@ -23,14 +23,15 @@ class ReadRows(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
     ensures: ClassVar[tuple[str, ...]] = ("rows",)
-    graphs: ClassVar[tuple[str, ...]] = ("update", "again", "plan")
+    graphs: ClassVar[tuple[str, ...]] = ("update", "plan")
 
     def apply(self, graphs: Graphs) -> Graphs:
         reads = _reads(graphs)
         rows: dict[Row, str] = {}
         done: dict[NamedGraph, NamedGraph] = {}  # one graph may have two names
-        for part in (graphs["update"], graphs["again"]):
-            done[part] = done.get(part) or _rewritten(part, reads, rows)
+        for part in graphs.parts.values():
+            if part.stage == "update" and not part.gives("baseline"):
+                done[part] = done.get(part) or _rewritten(part, reads, rows)
         sizes = {name: read.dim for name, read in reads.items()} | dict.fromkeys(rows.values(), 0)
         plan = graphs["plan"]
         done[plan] = _with_rows(plan, rows)
