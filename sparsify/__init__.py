@@ -24,6 +24,7 @@ from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
 from .plan import Plan
 from .report import Report
+from .schedule import Schedule
 from .session import Session
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Plan",
     "Report",
     "RewriteError",
+    "Schedule",
     "Session",
     "SessionError",
     "SignatureError",

@@ -87,6 +87,8 @@ class Baseline:
     """The caller's own, to know them again without reading them."""
     is_one_run: bool = True
     """All sites are of the recorded run: nothing was committed since."""
+    is_forecast: bool = False
+    """The outputs were forecast, and no values are kept: updates run the dense model."""
     restricted_to: Tensor | None = None
     """The only mask that it still serves, on the host: of what updates read rows, these alone are
     left."""

@@ -50,6 +50,7 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
         "inputs": _plain(baseline.signature.names, baseline.inputs),
         "outputs": _plain(None, baseline.outputs),
         "is_one_run": baseline.is_one_run,
+        "is_forecast": baseline.is_forecast,
         "same": same,
     }
     own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -112,6 +113,7 @@ def _built(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Baseline:
         inputs=inputs,
         origins=(None,) * len(inputs),
         is_one_run=about["is_one_run"],
+        is_forecast=about["is_forecast"],
         restricted_to=None if mask is None else mask.cpu(),
     )
 

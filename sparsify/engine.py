@@ -22,7 +22,7 @@ from .masks import MaskLike, fitted
 from .passes.evaluate import Shared
 from .plan import Plan
 from .program import Program
-from .session import Editing, Recording
+from .session import Mode
 from .signature import Call, Signature, bind
 from .wrapping import view
 
@@ -51,16 +51,23 @@ class Engine:
         """What happened to the model after a program, by its key, was made."""
         self._resets, self._shared = 0, Shared()
         self._making = RLock()
-        self._mode: ContextVar[Recording | Editing | None] = ContextVar("mode", default=None)
+        self._mode: ContextVar[Mode | None] = ContextVar("mode", default=None)
 
     def call(self, dense: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Inside a session a recorded or an edited call, else the ``dense`` one."""
         mode = self._mode.get()
-        return dense() if mode is None else mode.call(self.bind(args, kwargs))
+        if mode is None:
+            return dense()
+
+        def alone() -> Any:
+            with self.mode_of(None):
+                return dense()
+
+        return mode.call(self.bind(args, kwargs), alone)
 
     @contextmanager
-    def mode_of(self, mode: Recording | Editing) -> Iterator[None]:
-        """Sessions: inside, calls of this context go to ``mode``."""
+    def mode_of(self, mode: Mode | None) -> Iterator[None]:
+        """Inside, calls of this context go to ``mode``; None: to the model."""
         token = self._mode.set(mode)
         try:
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,13 @@ from .codegen.errors import BaselineError, ConfigError
 from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
+from .forecast import Forecaster
 from .masks import MaskLike
 from .passes.graphs import Graphs
 from .plan import Plan
 from .report import Report
+from .sampling import Sampling
+from .schedule import Schedule
 from .session import Recording, Session
 from .source import as_files, whole
 from .wrapping import require_module, view
@@ -135,15 +138,56 @@ class SparseModule(nn.Module):
         return self._engine.restrict(baseline, Plan.of(mask))
 
     @contextmanager
-    def recording(self) -> Iterator[Session]:
+    def recording(self, schedule: Schedule | None = None) -> Iterator[Session]:
         """Inside, calls are recorded in order; the session then edits them in that order.
 
-        Only calls of this context count, as :mod:`contextvars` defines it: other threads have
-        sessions of their own.
+        With a ``schedule`` only its key steps run the model, and only these keep more than their
+        outputs. Only calls of this context count, as :mod:`contextvars` defines it: other threads
+        have sessions of their own.
         """
         session = Session(self._engine)
-        with self._engine.mode_of(Recording(session)):
+        forecaster = None if schedule is None else Forecaster(schedule)
+        with self._engine.mode_of(Recording(session, forecaster)):
             yield session
+
+    @contextmanager
+    def sampling(self, schedule: Schedule) -> Iterator[Sampling]:
+        """Inside, calls at key steps of the ``schedule`` run the model; the others give a forecast
+        of its output, from those.
+
+        A call's step is told by its timestep, so two calls with guidance are one step, and a
+        timestep that turns back begins a new run. Raises :class:`SessionError` for a step that the
+        schedule does not know.
+        """
+        sampling = Sampling(schedule)
+        with self._engine.mode_of(sampling):
+            yield sampling
+
+    def calibrate(
+        self,
+        run: Callable[[], Any],
+        *,
+        calls: int | None = None,
+        psnr: float | None = None,
+        longest: int | None = None,
+    ) -> Schedule:
+        """The schedule for the sampler that ``run`` runs with this module: the best one with
+        ``calls`` key steps, or the one with the fewest that reaches ``psnr``, in dB.
+
+        ``run()`` samples, from the same noise each time, and returns the pictures. It is run once
+        whole; all that the steps gave is kept, and the errors of all forecasts from two earlier
+        steps follow. Key steps are a shortest path over these errors, at most ``longest`` steps
+        apart (by default twice the mean), and weights are fitted by least squares. Then it is run
+        by the schedule, which carries the PSNR to the whole run. In all this costs at most three
+        whole runs. The schedule is for runs with the same timesteps, whatever the noise and the
+        prompt.
+
+        Raises :class:`ConfigError`, and :class:`SessionError` for a run that cannot be compared
+        with itself.
+        """
+        from .calibrate import calibrate
+
+        return calibrate(self._engine, run, calls, psnr, longest)
 
     def refresh(self) -> None:
         """For a write to weights that went unnoticed: baselines recorded before are refused.

@@ -137,6 +137,13 @@ class Program:
             outputs, baseline = self.runtime.record(call.like(self.signature), weights)
         return tree_unflatten(outputs, self.output_spec), baseline
 
+    def forecast(self, call: Call, outputs: list[Any]) -> tuple[Any, Baseline]:
+        """A call whose outputs, flattened, were forecast, and its baseline."""
+        with self.as_captured():
+            call, weights = call.like(self.signature), self._state.weights()
+            baseline = self.runtime.forecast(call, outputs, weights)
+        return tree_unflatten(outputs, self.output_spec), baseline
+
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
         with self.as_captured():

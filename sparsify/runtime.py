@@ -45,6 +45,10 @@ class Runtime:
         outputs = self._outputs(values)
         return outputs, self._remembered(call, call.leaves, outputs, values, weights)
 
+    def forecast(self, call: Call, outputs: Sequence[Any], weights: Weights) -> Baseline:
+        """The baseline of a call whose ``outputs`` were forecast."""
+        return replace(self._baseline(call, call.leaves, outputs, {}, weights), is_forecast=True)
+
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
         key, batch, grid = self.plans, self.sidecar.batch, self.sidecar.grid
@@ -96,8 +100,11 @@ class Runtime:
             if not is_known:
                 raise no_site_follows()
             return _copy(baseline.outputs), baseline if commit else None
-        if tables.is_dense:
-            return self._update_densely(baseline, call, tables.masks, commit, weights)
+        if tables.is_dense or baseline.is_forecast:
+            masks = tables.masks
+            if not tables.is_dense:
+                masks = {name: self._sent(mask) for name, mask in masks.items()}
+            return self._update_densely(baseline, call, masks, commit, weights)
         return self._update_packed(baseline, call, tables, commit, weights)
 
     def _update_packed(
@@ -158,6 +165,16 @@ class Runtime:
         for name, size in zip(kept, distinct(list(kept.values())), strict=True):
             sizes[self.sidecar.kept.get(name, "")] += size
         self.kept_bytes = sizes
+        return self._baseline(call, leaves, outputs, kept, weights)
+
+    def _baseline(
+        self,
+        call: Call,
+        leaves: Sequence[Any],
+        outputs: Sequence[Any],
+        kept: Mapping[str, Tensor],
+        weights: Weights,
+    ) -> Baseline:
         return Baseline(
             key=self.sidecar.key,
             weights=weights,

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_unflatten
+
 from .baseline import Baseline
 from .changes import changed
 from .codegen.errors import SessionError, SignatureError, SparsifyWarning
+from .forecast import Forecaster
 from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
+from .schedule import Schedule
 from .signature import Call
 from .words import size_of
+
+
+class Mode(Protocol):
+    """What calls of a module go to inside a context."""
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        """The output; ``dense`` runs the model as it is."""
+        ...
 
 
 class Host(Protocol):
@@ -29,7 +42,7 @@ class Host(Protocol):
 
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline: ...
 
-    def mode_of(self, mode: Recording | Editing) -> AbstractContextManager[None]: ...
+    def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
 
 
 @dataclass(repr=False)
@@ -57,7 +70,9 @@ class Session:
         self.calls[:] = [self.module.restrict(baseline, plan) for baseline in self.calls]
 
     @contextmanager
-    def editing(self, mask: MaskLike | Plan | None = None) -> Iterator[Editing]:
+    def editing(
+        self, mask: MaskLike | Plan | None = None, schedule: Schedule | None = None
+    ) -> Iterator[Editing]:
         """Inside, the model's calls are updates of the recorded ones.
 
         Each call belongs to the next recorded one if it has its scalar inputs (timestep, label),
@@ -68,6 +83,9 @@ class Session:
         inputs, for what was edited spreads from step to step. The run equals the dense one; the
         mask says where the edit may start, and where a new prompt holds.
 
+        With a ``schedule`` only its key steps are updates. At the others what an edit changes is
+        forecast: the recorded output is known.
+
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
         a scalar input, for one call too many, and on leaving if there was none.
         """
@@ -76,7 +94,8 @@ class Session:
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        editing = Editing(self, Plan.of(mask))
+        forecaster = None if schedule is None else Forecaster(schedule)
+        editing = Editing(self, Plan.of(mask), forecaster)
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
@@ -98,14 +117,26 @@ class Recording:
     """The mode of a module inside ``recording()``."""
 
     session: Session
+    forecaster: Forecaster | None = None
 
     def __repr__(self) -> str:
         return f"<Recording: {len(self.session.calls)} calls so far>"
 
-    def call(self, call: Call) -> Any:
-        output, baseline = self.session.module.program(call).record(call)
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        output, baseline = self._recorded(call)
         self.session.calls.append(baseline)
         return output
+
+    def _recorded(self, call: Call) -> tuple[Any, Baseline]:
+        program = self.session.module.program(call)
+        if self.forecaster is None:
+            return program.record(call)
+        place = self.forecaster.tick(call)
+        if (made := self.forecaster.forecast_at(place, call)) is not None:
+            return program.forecast(call, made)
+        output, baseline = program.record(call)
+        self.forecaster.keep(place, call, baseline.outputs)
+        return output, baseline
 
 
 @dataclass(repr=False)
@@ -114,18 +145,32 @@ class Editing:
 
     session: Session
     plan: Plan
+    forecaster: Forecaster | None = None
     position: int = 0
 
     def __repr__(self) -> str:
         return f"<Editing: {self.position} of {len(self.session.calls)} calls made>"
 
-    def call(self, call: Call) -> Any:
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
         number, calls = self._twin(call), self.session.calls
         baseline = calls[number]
         call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
-        plan = self._plan(baseline, call)
-        output, _ = self.session.module.update(baseline, call, plan)
+        output = self._edited(baseline, call)
         self.position = number + 1
+        return output
+
+    def _edited(self, baseline: Baseline, call: Call) -> Any:
+        """The update; where the schedule says so, a forecast of what it changes."""
+        program, place = self.session.module.program_of(baseline), None
+        if self.forecaster is not None:
+            place = self.forecaster.tick(call)
+            if (changes := self.forecaster.forecast_at(place, call)) is not None:
+                made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
+                return tree_unflatten(made, program.output_spec)
+        output, _ = self.session.module.update(baseline, call, self._plan(baseline, call))
+        if self.forecaster is not None and place is not None:
+            pairs = zip(tree_leaves(output), baseline.outputs, strict=True)
+            self.forecaster.keep(place, call, [_minus(*pair) for pair in pairs])
         return output
 
     def _plan(self, baseline: Baseline, call: Call) -> Plan:
@@ -168,6 +213,15 @@ class Editing:
             f"{what}: {calls[at].other_scalar(call)}, and no later call had it: run the sampler "
             "with the same schedule"
         )
+
+
+def _minus(new: Any, old: Any) -> Any:
+    """The change of an output; what no difference can be made of stands for itself."""
+    return new - old if isinstance(new, Tensor) and new.is_floating_point() else new
+
+
+def _plus(old: Any, change: Any) -> Any:
+    return old + change if isinstance(old, Tensor) and old.is_floating_point() else change
 
 
 def _is_twin(baseline: Baseline, call: Call) -> bool:

@@ -36,18 +36,20 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", unet)
     latents, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 3, 8)
 
-    def run_sampler(model: nn.Module, x: Tensor) -> None:
-        for t in (20, 10):
+    def run_sampler(model: nn.Module, x: Tensor) -> Tensor:
+        for t in range(120, 0, -10):
             x = x - 0.1 * model(x, torch.tensor(t), prompt).sample
+        return x
 
     names: dict[str, Any] = {"t": torch.tensor(10), "run_sampler": run_sampler}
-    names |= {"latents": latents, "prompt": prompt}
+    names |= {"latents": latents, "other_latents": latents + 1, "prompt": prompt}
     names["edited"] = edited = torch.where(corner(), latents + 1, latents)
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         block = block.replace("sparsify(unet)", 'sparsify(unet, backend="eager")')
         exec(compile(block, str(README), "exec"), names)
     assert torch.equal(names["mask"], corner())
-    assert len(names["session"].calls) == 2
+    assert len(names["session"].calls) == 12
+    assert len(names["schedule"].keys) == 9 and names["schedule"].psnr > 20
     assert names["small"].nbytes < names["baseline"].nbytes
     saved, call = names["baseline"], (edited, names["t"], prompt)
     again = names["sparse"].update(saved, *call, mask=names["mask"]).sample

@@ -222,7 +222,7 @@ def test_calls_are_matched_by_timestep(recorded: str, called: str, want: str) ->
     with warnings.catch_warnings(), session.editing(corner()) as editing:
         warnings.simplefilter("ignore", SparsifyWarning)  # of leaving early
         for timestep in called:
-            editing.call(bind(Local(), (x, torch.tensor(float(timestep)), prompt), {}))
+            editing.call(bind(Local(), (x, torch.tensor(float(timestep)), prompt), {}), Local())
             twins.append(str(editing.position))
     assert "".join(twins) == want
 
@@ -242,7 +242,7 @@ def test_calls_that_match_none(recorded: str, called: str, text: str) -> None:
     x, _, prompt = small_inputs()
     with pytest.raises(SessionError, match=text), session.editing(corner()) as editing:
         for timestep in called:
-            editing.call(bind(Local(), (x, torch.tensor(float(timestep)), prompt), {}))
+            editing.call(bind(Local(), (x, torch.tensor(float(timestep)), prompt), {}), Local())
 
 
 def local_session(timesteps: str) -> Session:

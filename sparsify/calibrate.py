@@ -1,0 +1,204 @@
+"""Finds a schedule for a sampler by watching a run of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from .codegen.errors import ConfigError, SessionError, SparsifyWarning
+from .fit import Fit
+from .forecast import Clock
+from .sampling import Sampling
+from .schedule import Schedule
+from .session import Mode
+from .signature import Call
+
+RUNS = 3
+"""A calibration costs at most as much as these many full runs."""
+_MOST_STEPS = 1024
+
+
+class Host(Protocol):
+    """What calibration needs of the module."""
+
+    def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
+
+
+def calibrate(
+    host: Host,
+    run: Callable[[], Any],
+    calls: int | None,
+    psnr: float | None,
+    longest: int | None,
+) -> Schedule:
+    """See :meth:`SparseModule.calibrate`."""
+    if (calls is None) == (psnr is None):
+        raise ConfigError("give either calls, a number of steps that call the model, or psnr in dB")
+    with Progress(transient=True) as progress:
+        return _Calibration(host, run, progress).schedule(calls, psnr, longest)
+
+
+class _Calibration:
+    """A full run, and what is measured against it."""
+
+    def __init__(self, host: Host, run: Callable[[], Any], progress: Progress) -> None:
+        self._host, self._run, self._progress = host, run, progress
+        self._watched = watched = Watching(progress.add_task("full run", total=None), progress)
+        with host.mode_of(watched):
+            self._pictures = _pictures(run())
+        if len(watched.times) < 2:
+            raise SessionError(
+                f"`run` made {len(watched.times)} steps with this module: let it sample once"
+            )
+        self.steps = len(watched.times)
+        self._called = self.steps
+        self._fit = Fit(watched.outputs())
+
+    def schedule(self, calls: int | None, psnr: float | None, longest: int | None) -> Schedule:
+        if calls is not None:
+            return self.measured(self._made(calls, longest))
+        assert psnr is not None
+        return self._reaching(psnr, longest)
+
+    def _made(self, calls: int, longest: int | None) -> Schedule:
+        if not 1 <= calls <= self.steps:
+            raise ConfigError(f"calls={calls} of {self.steps} steps")
+        return Schedule(self._fit.rows(calls, longest), tuple(self._watched.times))
+
+    def measured(self, schedule: Schedule) -> Schedule:
+        """The same, with the PSNR of a run by it to the full run."""
+        task = self._progress.add_task(f"{len(schedule.keys)} calls", total=self.steps)
+        sampling = _Checked(schedule, self._watched.first)
+        with self._host.mode_of(sampling):
+            got = _pictures(self._run())
+        self._called += sampling.called
+        self._progress.update(task, completed=self.steps)
+        return Schedule(schedule.rows, schedule.timesteps, _psnr(got, self._pictures))
+
+    def _reaching(self, psnr: float, longest: int | None) -> Schedule:
+        """The one with the fewest calls that was seen to reach ``psnr``.
+
+        What the fit leaves over predicts the PSNR up to a constant, which each check tells anew.
+        """
+        best: Schedule | None = None
+        tried: dict[int, float] = {}
+        calls = max(2, self.steps // 5)
+        while calls not in tried and self._called + calls <= RUNS * self.steps:
+            made = self.measured(self._made(calls, longest))
+            assert made.psnr is not None
+            tried[calls] = made.psnr
+            if made.psnr >= psnr and (best is None or calls < len(best.keys)):
+                best = made
+            short = max((c for c, reached in tried.items() if reached < psnr), default=1)
+            enough = len(best.keys) if best else self.steps + 1
+            near = min(tried, key=lambda c: abs(tried[c] - psnr))
+            constant = tried[near] - self._fit.decibels(near, longest)
+            wanted = (
+                c
+                for c in range(short + 1, min(enough, self.steps + 1))
+                if self._fit.decibels(c, longest) + constant >= psnr
+            )
+            calls = next(wanted, enough if enough <= self.steps else self.steps)
+        if best is not None:
+            return best
+        warnings.warn(
+            f"no schedule of {self.steps} steps was seen to reach {psnr:g} dB: every step calls "
+            "the model",
+            SparsifyWarning,
+            stacklevel=4,
+        )
+        return Schedule(self._made(self.steps, longest).rows, tuple(self._watched.times), math.inf)
+
+
+class Watching:
+    """The mode of a full run: keeps what each step gave."""
+
+    def __init__(self, task: Any, progress: Progress) -> None:
+        self._task, self._progress = task, progress
+        self._clock = Clock(Schedule.every(1, _MOST_STEPS))
+        self.times: list[float] = []
+        self.first: Tensor | None = None
+        """The first tensor that the run gave to the model."""
+        self._runs: list[dict[tuple[int, int], Tensor]] = []
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        step, number = self._clock.tick(call)
+        if (step, number) == (0, 0):
+            self._runs.append({})
+        if len(self._runs) == 1 and number == 0:
+            self.times.append(self._clock.time)
+        if self.first is None:
+            self.first = _first(call)
+        output = dense()
+        floats = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+        flat = torch.cat([x.detach().flatten().float() for x in floats])
+        self._runs[-1][step, number] = flat.cpu()
+        self._progress.advance(self._task)
+        return output
+
+    def outputs(self) -> Tensor:
+        """float32 [steps, values]: of each step, what all runs and calls gave that all steps made.
+
+        Raises :class:`SessionError` for runs of different lengths.
+        """
+        steps = range(len(self.times))
+        columns = []
+        for made in self._runs:
+            if {step for step, _ in made} != set(steps):
+                raise SessionError("`run` sampled several times with different numbers of steps")
+            numbers = {number for step, number in made if step == len(steps) - 1}
+            numbers &= {number for step, number in made if step == 0}
+            columns += [torch.stack([made[step, n] for step in steps]) for n in sorted(numbers)]
+        return torch.cat(columns, 1)
+
+
+class _Checked(Sampling):
+    """Refuses a run from other noise than the full one."""
+
+    def __init__(self, schedule: Schedule, first: Tensor | None) -> None:
+        super().__init__(schedule)
+        self._wanted: Tensor | None = first
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        if self._wanted is not None and not torch.equal(self._wanted, _first(call)):
+            raise SessionError(
+                "`run` begins from other noise each time, so runs cannot be compared: give it a "
+                "generator with a fixed seed, made inside of it"
+            )
+        self._wanted = None
+        return super().call(call, dense)
+
+
+def _first(call: Call) -> Tensor:
+    tensors = [x for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1]
+    return tensors[0].detach().clone() if tensors else torch.empty(0)
+
+
+def _pictures(result: Any) -> list[np.ndarray[Any, Any]]:
+    """What ``run`` returned, as arrays: tensors, arrays, PIL images, outputs of a pipeline."""
+    found = [
+        x.detach().float().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        for x in tree_leaves(getattr(result, "images", result))
+        if x is not None
+    ]
+    arrays = [x.astype(np.float64) for x in found if x.dtype.kind in "fiu" and x.ndim > 1]
+    if not arrays:
+        raise ConfigError("`run` has to return the pictures, as tensors, arrays or PIL images")
+    return arrays
+
+
+def _psnr(got: Sequence[np.ndarray[Any, Any]], want: Sequence[np.ndarray[Any, Any]]) -> float:
+    """In dB, by the range of the pictures that are wanted."""
+    errors = [np.square(a - b).mean() for a, b in zip(got, want, strict=True)]
+    mean = float(np.mean(errors))
+    span = max(float(picture.max() - picture.min()) for picture in want)
+    return math.inf if mean == 0 else 20 * math.log10(span or 1.0) - 10 * math.log10(mean)

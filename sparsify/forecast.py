@@ -1,0 +1,154 @@
+"""Follows a sampling run by a schedule: which step a call is, and what a forecast is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .codegen.errors import SessionError
+from .schedule import Schedule
+from .signature import Call, Signature, is_number
+
+_CLOCKS = ("timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level")
+MOST_CALLS = 8
+"""Of one step: guidance makes two, and a solver of second order two of each."""
+
+
+class Clock:
+    """Tells the step of a call by its timestep, and which of the calls of that step it is.
+
+    Calls with the timestep of the one before are of the same step: guidance in two calls, solvers
+    with two calls a step. A timestep that turns back is the first of a new run.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.started: int | None = None
+        """The first step of this run."""
+        self.time, self._rises = 0.0, None if schedule.timesteps is None else _rises(schedule)
+        self._step = self._number = 0
+
+    def tick(self, call: Call) -> tuple[int, int]:
+        """(step, number among the calls of this step). Raises :class:`SessionError` for a call
+        whose step the schedule does not know."""
+        time = _time(call)
+        if self.started is not None and time == self.time and self._number + 1 < MOST_CALLS:
+            self._number += 1
+        elif self.started is not None and self._goes_on(time):
+            self._enter(self._next(time), time)
+        else:
+            self._rises = None if self._schedule.timesteps is None else self._rises
+            step = self._next(time) if self._schedule.timesteps is not None else 0
+            self.started = step
+            self._enter(step, time)
+        return self._step, self._number
+
+    def _goes_on(self, time: float) -> bool:
+        if time == self.time:
+            return False
+        rises = time > self.time
+        if self._rises is None:
+            self._rises = rises
+        return rises == self._rises
+
+    def _next(self, time: float) -> int:
+        """The step of a timestep that none had in this run."""
+        known = self._schedule.timesteps
+        if known is not None:
+            near = min(range(len(known)), key=lambda step: abs(known[step] - time))
+            if abs(known[near] - time) > 1e-4 * max(1.0, abs(time)):
+                raise SessionError(
+                    f"the run has the timestep {time:g}, the nearest that the schedule was "
+                    f"calibrated for is {known[near]:g} (step {near}): calibrate with this sampler"
+                )
+            return near
+        step = self._step + 1
+        if step >= self._schedule.steps:
+            raise SessionError(
+                f"the run has more steps than the {self._schedule.steps} of its schedule: make "
+                "one for as many steps"
+            )
+        return step
+
+    def _enter(self, step: int, time: float) -> None:
+        self._step, self._number, self.time = step, 0, time
+
+
+class Forecaster:
+    """What the key steps of a run gave, and the forecasts made of it."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._clock = Clock(schedule)
+        self._known: dict[int, dict[int, tuple[Signature, list[Any]]]] = {}
+        """By the number of the call among those of its step, and by step."""
+        self.called = self.forecast = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.called} calls, {self.forecast} forecast>"
+
+    def tick(self, call: Call) -> tuple[int, int]:
+        """The place of a call: (step, number among the calls of this step)."""
+        started = self._clock.started
+        step, number = place = self._clock.tick(call)
+        if started is None or (step == self._clock.started and number == 0):
+            self._known.clear()
+        return place
+
+    def forecast_at(self, place: tuple[int, int], call: Call) -> list[Any] | None:
+        """The forecast leaves, or None where the model has to be called: at key steps, and where a
+        key step was not part of the run, or had inputs of other shapes."""
+        step, number = place
+        row, known = self.schedule.rows[step], self._known.get(number, {})
+        form = call.with_tensors.signature
+        if step in self.schedule.keys or any(known.get(k, (None,))[0] != form for k, _ in row):
+            return None
+        self.forecast += 1
+        values, weights = [known[key][1] for key, _ in row], [weight for _, weight in row]
+        return [_sum(leaves, weights) for leaves in zip(*values, strict=True)]
+
+    def keep(self, place: tuple[int, int], call: Call, leaves: Sequence[Any]) -> None:
+        """What the model gave for ``call`` at ``place``; the caller may write to it afterwards."""
+        step, number = place
+        self.called += 1
+        known, last = self._known.setdefault(number, {}), self.schedule.last_reader
+        for key in [key for key in known if last[key] <= step]:
+            del known[key]
+        if step in last and last[step] > step:
+            own = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+            known[step] = call.with_tensors.signature, own
+
+
+def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:
+    """Weighted, in float32 at least; what no sum can be made of is the last one."""
+    last = values[-1]
+    if not isinstance(last, Tensor) or not last.is_floating_point():
+        return last.clone() if isinstance(last, Tensor) else last
+    wide = torch.promote_types(last.dtype, torch.float32)
+    if list(weights) == [1.0]:
+        return last.clone()
+    total = sum(w * x.to(wide) for w, x in zip(weights, values, strict=True))
+    assert isinstance(total, Tensor)
+    return total.to(last.dtype)
+
+
+def _rises(schedule: Schedule) -> bool | None:
+    times = schedule.timesteps
+    return None if times is None or len(times) < 2 else times[-1] > times[0]
+
+
+def _time(call: Call) -> float:
+    """The timestep of a call: an input of this name, or the first number among its inputs. Raises
+    :class:`SessionError` if there is none."""
+    scalars = [
+        (name.split("[")[0], leaf)
+        for name, leaf in zip(call.signature.names, call.leaves, strict=True)
+        if is_number(leaf) or (isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel())
+    ]
+    named = [leaf for name, leaf in scalars if name in _CLOCKS]
+    for leaf in (*named, *(leaf for _, leaf in scalars)):
+        return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)
+    raise SessionError("no input of this call is a number, so none tells the step of the run")
