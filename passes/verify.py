@@ -63,6 +63,7 @@ PROPERTIES: dict[str, Callable[[Node], None] | None] = {
     "constants": None,
     "layouts": _analysed,
     "masks": _masked,
+    "reuse": None,
     "packed": _packed,
     "graphs": None,
     "rows": None,

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from . import sampling
 from .codegen.errors import ConfigError, SessionError, SparsifyWarning
 from .fit import Fit
 from .forecast import Clock
@@ -27,7 +29,7 @@ RUNS = 3
 _MOST_STEPS = 1024
 
 
-class Host(Protocol):
+class Host(sampling.Host, Protocol):
     """What calibration needs of the module."""
 
     def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
@@ -72,17 +74,17 @@ class _Calibration:
     def _made(self, calls: int, longest: int | None) -> Schedule:
         if not 1 <= calls <= self.steps:
             raise ConfigError(f"calls={calls} of {self.steps} steps")
-        return Schedule(self._fit.rows(calls, longest), tuple(self._watched.times))
+        return Schedule(self._fit.rows(calls, longest), timesteps=tuple(self._watched.times))
 
     def measured(self, schedule: Schedule) -> Schedule:
         """The same, with the PSNR of a run by it to the full run."""
         task = self._progress.add_task(f"{len(schedule.keys)} calls", total=self.steps)
-        sampling = _Checked(schedule, self._watched.first)
-        with self._host.mode_of(sampling):
+        checked = _Checked(self._host, schedule, self._watched.first)
+        with self._host.mode_of(checked):
             got = _pictures(self._run())
-        self._called += sampling.called
+        self._called += checked.called
         self._progress.update(task, completed=self.steps)
-        return Schedule(schedule.rows, schedule.timesteps, _psnr(got, self._pictures))
+        return replace(schedule, psnr=_psnr(got, self._pictures))
 
     def _reaching(self, psnr: float, longest: int | None) -> Schedule:
         """The one with the fewest calls that was seen to reach ``psnr``.
@@ -116,7 +118,7 @@ class _Calibration:
             SparsifyWarning,
             stacklevel=4,
         )
-        return Schedule(self._made(self.steps, longest).rows, tuple(self._watched.times), math.inf)
+        return replace(self._made(self.steps, longest), psnr=math.inf)
 
 
 class Watching:
@@ -164,8 +166,8 @@ class Watching:
 class _Checked(Sampling):
     """Refuses a run from other noise than the full one."""
 
-    def __init__(self, schedule: Schedule, first: Tensor | None) -> None:
-        super().__init__(schedule)
+    def __init__(self, host: Host, schedule: Schedule, first: Tensor | None) -> None:
+        super().__init__(host, schedule)
         self._wanted: Tensor | None = first
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:

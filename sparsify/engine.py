@@ -20,11 +20,14 @@ from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
 from .masks import MaskLike, fitted
 from .passes.evaluate import Shared
+from .passes.reuse import Part
 from .plan import Plan
 from .program import Program
 from .session import Mode
 from .signature import Call, Signature, bind
 from .wrapping import view
+
+Key = tuple[Signature, Ambient, Part | None]
 
 MOST_PROGRAMS = 8
 """Kept of one model; of more, the one that was not used for longest is dropped."""
@@ -45,7 +48,7 @@ class Engine:
         self.last: tuple[Program, Plan | None] | None = None
         """What reports are of."""
         self._drops = Drops(is_told=not config.warn_dropped)
-        self._programs: OrderedDict[tuple[Signature, Ambient], Program] = OrderedDict()
+        self._programs: OrderedDict[Key, Program] = OrderedDict()
         self._by_key: WeakValueDictionary[str, Program] = WeakValueDictionary()
         self._retired: dict[str, str] = {}
         """What happened to the model after a program, by its key, was made."""
@@ -77,19 +80,20 @@ class Engine:
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return bind(self.model, args, kwargs)
 
-    def program(self, call: Call) -> Program:
-        """The rewritten model for calls like this one, made at the first."""
+    def program(self, call: Call, part: Part | None = None) -> Program:
+        """The rewritten model for calls like this one, made at the first; with graphs for the reuse
+        of a ``part``."""
         ambient, form = Ambient.now(call.leaves), call.with_tensors.signature
         with self._making:
-            known = self._programs.get((form, ambient))
-            known = known or self._programs.get((call.signature, ambient))
+            known = self._programs.get((form, ambient, part))
+            known = known or self._programs.get((call.signature, ambient, part))
             if known is None or known.is_stale:
                 # Whether its numbers can be tensors is found out once for a form of calls.
                 alike = [p for p in self._programs.values() if p.form == form]
                 may_be_tensors = all(program.signature == form for program in alike)
                 if known is not None:
                     self._retired[known.key] = str(known.retired)
-                options = self._shared, may_be_tensors, self._resets
+                options = self._shared, may_be_tensors, self._resets, part
                 made = Program(self.model, self.config, call, ambient, *options)
                 self._retired.pop(made.key, None)
                 self._by_key[made.key] = known = made
@@ -99,7 +103,7 @@ class Engine:
 
     def _keep(self, program: Program) -> None:
         """As the one that was used last."""
-        key = program.signature, program.ambient
+        key = program.signature, program.ambient, program.part
         self._programs[key] = program
         self._programs.move_to_end(key)
         while len(self._programs) > MOST_PROGRAMS:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codegen.errors import SessionError
+from .codegen.errors import ConfigError, SessionError
 from .schedule import Schedule
 from .signature import Call, Signature, is_number
 
@@ -120,6 +120,17 @@ class Forecaster:
         if step in last and last[step] > step:
             own = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
             known[step] = call.with_tensors.signature, own
+
+
+def of_outputs(schedule: Schedule | None) -> Forecaster | None:
+    """For runs that are recorded or edited. Raises :class:`ConfigError` for a schedule that reuses
+    a part of the model."""
+    if schedule is not None and schedule.reuse != "output":
+        raise ConfigError(
+            f"runs are recorded and edited by schedules that reuse the output, not "
+            f"{schedule.reuse!r}: make one with reuse='output'"
+        )
+    return None if schedule is None else Forecaster(schedule)
 
 
 def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:

@@ -18,7 +18,7 @@ from .codegen.errors import BaselineError, ConfigError
 from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
-from .forecast import Forecaster
+from .forecast import of_outputs
 from .masks import MaskLike
 from .passes.graphs import Graphs
 from .plan import Plan
@@ -146,20 +146,19 @@ class SparseModule(nn.Module):
         have sessions of their own.
         """
         session = Session(self._engine)
-        forecaster = None if schedule is None else Forecaster(schedule)
-        with self._engine.mode_of(Recording(session, forecaster)):
+        with self._engine.mode_of(Recording(session, of_outputs(schedule))):
             yield session
 
     @contextmanager
     def sampling(self, schedule: Schedule) -> Iterator[Sampling]:
         """Inside, calls at key steps of the ``schedule`` run the model; the others give a forecast
-        of its output, from those.
+        of its output from those, or compute it from a forecast of the part that is reused.
 
         A call's step is told by its timestep, so two calls with guidance are one step, and a
         timestep that turns back begins a new run. Raises :class:`SessionError` for a step that the
         schedule does not know.
         """
-        sampling = Sampling(schedule)
+        sampling = Sampling(self._engine, schedule)
         with self._engine.mode_of(sampling):
             yield sampling
 

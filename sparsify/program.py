@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from threading import Lock
@@ -34,13 +34,14 @@ from .passes.layout import Grid, Layout
 from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
 from .passes.pack import Pack
-from .passes.partition import Partition, attribute
+from .passes.partition import CUTS, Partition, attribute
 from .passes.pipeline import Pipeline
+from .passes.reuse import REUSE_CUTS, Part, Reuse
 from .passes.rows import ReadRows
 from .passes.shapes import PropagateShapes
 from .passes.verify import Inspect
 from .plan import Plan, Tables
-from .runtime import Runtime, Values
+from .runtime import Runtime, Values, inputs_of
 from .sidecar import Sidecar
 from .signature import Call
 from .state import Fingerprint, State, Weights
@@ -61,8 +62,10 @@ class Program:
         shared: Shared,
         may_be_tensors: bool = True,
         resets: int = 0,
+        part: Part | None = None,
     ) -> None:
-        self.ambient, self.config = ambient, config
+        """``part`` is what steps may reuse; it has graphs of its own then."""
+        self.ambient, self.config, self.part = ambient, config, part
         self.form = call.with_tensors.signature
         possible = Possible.of(call, config.grids)
         captured, call = capture_call(model, call, may_be_tensors)
@@ -80,7 +83,8 @@ class Program:
         assert first is not None and first.grid is not None
         self.grid: Grid = first.grid
         self.device: torch.device = edited.device
-        pipeline = standard(layouts, self.grid, config, has_kernels(self.device), self._evaluated)
+        how = config, has_kernels(self.device), self._evaluated, part
+        pipeline = standard(layouts, self.grid, *how)
         self.graphs = graphs = pipeline(canonical, inspect)
         sidecar = Sidecar.of(
             graphs,
@@ -136,6 +140,27 @@ class Program:
             self._make_constants(weights)
             outputs, baseline = self.runtime.record(call.like(self.signature), weights)
         return tree_unflatten(outputs, self.output_spec), baseline
+
+    def key_step(self, call: Call) -> tuple[Any, list[Tensor]]:
+        """The output of a key step, and the values that later steps may reuse."""
+        with self.as_captured():
+            self._make_constants(self._state.weights())
+            values = self._run("key", inputs_of(call.like(self.signature).leaves))
+        reused = [values[name] for name in self._reused]
+        return tree_unflatten(self.runtime.outputs(values), self.output_spec), reused
+
+    def reuse_step(self, call: Call, reused: Sequence[Tensor]) -> Any:
+        """The output of a step that takes these values from others."""
+        with self.as_captured():
+            self._make_constants(self._state.weights())
+            given = dict(zip(self._reused, reused, strict=True))
+            values = self._run("reuse", inputs_of(call.like(self.signature).leaves) | given)
+        return tree_unflatten(self.runtime.outputs(values), self.output_spec)
+
+    @property
+    def _reused(self) -> list[str]:
+        """The names of the values that steps may reuse."""
+        return [name for name in self.graphs["key"].outputs if name.startswith("reused.")]
 
     def forecast(self, call: Call, outputs: list[Any]) -> tuple[Any, Baseline]:
         """A call whose outputs, flattened, were forecast, and its baseline."""
@@ -249,15 +274,18 @@ def standard(
     config: SparsifyConfig,
     on_cuda: bool,
     evaluate: Evaluate,
+    part: Part | None,
 ) -> Pipeline:
     """The passes for inputs of these ``layouts``, and those of the configuration."""
     update = (PropagateShapes(grid), Fuse()) if on_cuda else (ChannelsLast(),)
+    reuse, cuts = ((), CUTS) if part is None else ((Reuse(part),), (*CUTS, *REUSE_CUTS))
     passes = (
         AnalyzeLayout(layouts),
         Constants(),
         PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
+        *reuse,
         Pack(config.norm, config.baseline_dtype, on_cuda, config.costs),
-        Partition(evaluate=evaluate),
+        Partition(cuts=cuts, evaluate=evaluate),
         OfOneRun(),
         ReadRows(),
         *update,

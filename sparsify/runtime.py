@@ -41,8 +41,8 @@ class Runtime:
 
     def record(self, call: Call, weights: Weights) -> tuple[list[Any], Baseline]:
         """The results of the dense run, and what to remember of it."""
-        values = self._run("record", _inputs(call.leaves))
-        outputs = self._outputs(values)
+        values = self._run("record", inputs_of(call.leaves))
+        outputs = self.outputs(values)
         return outputs, self._remembered(call, call.leaves, outputs, values, weights)
 
     def forecast(self, call: Call, outputs: Sequence[Any], weights: Weights) -> Baseline:
@@ -121,7 +121,7 @@ class Runtime:
         if not self.sidecar.only_grids:  # results on a grid are new: edited over recorded ones
             kept = (v for n, v in values.items() if n.startswith(("baseline.", "condition.")))
             held = {value.untyped_storage().data_ptr() for value in kept}
-        outputs = [_own(value, held) for value in self._outputs(made)]
+        outputs = [_own(value, held) for value in self.outputs(made)]
         if not commit:
             return outputs, None
         leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
@@ -138,8 +138,8 @@ class Runtime:
     ) -> tuple[list[Any], Baseline | None]:
         """The dense model, between inputs and outputs that are the recorded ones outside."""
         inputs = self.edited_inputs(call.leaves, baseline.inputs, masks)
-        values = self._run("record" if commit else "dense", _inputs(inputs))
-        outputs = self.edited_outputs(self._outputs(values), baseline.outputs, masks)
+        values = self._run("record" if commit else "dense", inputs_of(inputs))
+        outputs = self.edited_outputs(self.outputs(values), baseline.outputs, masks)
         if not commit:
             return outputs, None
         return outputs, self._remembered(call, inputs, outputs, values, weights)
@@ -248,7 +248,8 @@ class Runtime:
                 return False
         return True
 
-    def _outputs(self, values: Mapping[str, Any]) -> list[Any]:
+    def outputs(self, values: Mapping[str, Any]) -> list[Any]:
+        """The results of the model, flattened, among values by name."""
         outputs = self.sidecar.outputs
         return [x.value if isinstance(x, Constant) else values[x] for x in outputs]
 
@@ -261,10 +262,11 @@ class Runtime:
 
 def _operands(call: Call, tables: Tables, baseline: Baseline) -> Values:
     rows = {} if baseline.restricted_to is None else tables.of_restricted
-    return {**_inputs(call.leaves), **tables.tables, **rows, **baseline.values}
+    return {**inputs_of(call.leaves), **tables.tables, **rows, **baseline.values}
 
 
-def _inputs(leaves: Sequence[Any]) -> Values:
+def inputs_of(leaves: Sequence[Any]) -> Values:
+    """The inputs of a call by name."""
     return {f"input.{i}": leaf for i, leaf in enumerate(leaves)}
 
 

@@ -8,14 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
 from PIL import Image, ImageDraw
 
 from .codegen.errors import ConfigError
+from .passes.reuse import Part
 
+Reused = Literal["output"] | Part
 Row = tuple[tuple[int, float], ...]
 """(key step, weight) of each term of a forecast; of a key step itself, with weight 1."""
 
+REUSED: tuple[str, ...] = ("output", *get_args(Part))
 _CELL, _MARGIN = 16, 6
 _KEY, _FORECAST, _LINE = (28, 100, 180), (205, 222, 240), (28, 100, 180)
 
@@ -30,12 +34,17 @@ class Schedule:
 
     rows: tuple[Row, ...]
     """One for each step."""
+    reuse: Reused = "output"
+    """What is forecast: the model's output, and then it is not called; or the values between a part
+    of it and the rest, which is computed."""
     timesteps: tuple[float, ...] | None = None
     """Those that it was calibrated for; None: steps are counted."""
     psnr: float | None = None
     """Of the calibrated run to the full one, in dB."""
 
     def __post_init__(self) -> None:
+        if self.reuse not in REUSED:
+            raise ConfigError(f"reuse={self.reuse!r}: one of {', '.join(REUSED)}")
         if not self.rows or 0 not in self.keys:
             raise ConfigError("the first step of a schedule has to call the model")
         for step, row in enumerate(self.rows):
@@ -49,14 +58,14 @@ class Schedule:
             raise ConfigError(f"{len(self.timesteps)} timesteps for {self.steps} steps")
 
     @staticmethod
-    def every(count: int, steps: int, order: int = 0) -> Schedule:
+    def every(count: int, steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
         """Calls the model at every ``count``-th step, from the first."""
         if count < 1:
             raise ConfigError(f"every {count} steps: give a number of at least 1")
-        return Schedule.at(range(0, steps, count), steps, order)
+        return Schedule.at(range(0, steps, count), steps, order, reuse)
 
     @staticmethod
-    def at(keys: Iterable[int], steps: int, order: int = 0) -> Schedule:
+    def at(keys: Iterable[int], steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
         """Calls the model at the steps ``keys``, counted from 0.
 
         A forecast is the polynomial of degree ``order`` (0, 1, 2) through the last key steps: 0
@@ -71,7 +80,7 @@ class Schedule:
         for step in range(steps):
             last = [key for key in given if key <= step][-order - 1 :]
             rows.append(((step, 1.0),) if step in given else _through(last, step))
-        return Schedule(tuple(rows))
+        return Schedule(tuple(rows), reuse)
 
     @property
     def steps(self) -> int:
@@ -104,7 +113,7 @@ class Schedule:
             rows = tuple(tuple((int(k), float(w)) for k, w in row) for row in content["rows"])
             timesteps, psnr = content["timesteps"], content["psnr"]
             own = None if timesteps is None else tuple(map(float, timesteps))
-            return Schedule(rows, own, None if psnr is None else float(psnr))
+            return Schedule(rows, content["reuse"], own, None if psnr is None else float(psnr))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"this is no schedule ({error})") from None
 

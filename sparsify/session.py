@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from .baseline import Baseline
 from .changes import changed
 from .codegen.errors import SessionError, SignatureError, SparsifyWarning
-from .forecast import Forecaster
+from .forecast import Forecaster, of_outputs
 from .masks import MaskLike, fitted
 from .plan import Plan
 from .program import Program
@@ -94,8 +94,7 @@ class Session:
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        forecaster = None if schedule is None else Forecaster(schedule)
-        editing = Editing(self, Plan.of(mask), forecaster)
+        editing = Editing(self, Plan.of(mask), of_outputs(schedule))
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
