@@ -194,10 +194,11 @@ declare("matmul_by_item", _MATMUL, _matmul_cpu, _matmul_fake, _matmul_spread)
 
 
 def grid_sample(image: Tensor, at: Tensor, rows: Tensor, places: Tensor, *how: Any) -> Tensor:
-    """:func:`.ops.grid_sample` of packed points [1, S, 2], in the images [items, C, H, W] of their
-    items."""
-    taken = torch.grid_sampler(image, spread(at, rows, -2), *how)
-    return collect(taken.movedim(2, 1), places, -1)
+    """:func:`.ops.grid_sample` of packed points [N, S, 2], in the images [items * N, C, H, W] of
+    their items."""
+    points = spread(at, rows, -2)
+    taken = torch.grid_sampler(image, points.flatten(0, 1).unsqueeze(1), *how).squeeze(2)
+    return collect(taken.unflatten(0, points.shape[:2]), places, -1)
 
 
 def _rows_of(rows: Tensor) -> Iterator[tuple[int, Tensor]]:

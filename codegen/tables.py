@@ -12,7 +12,7 @@ only sums over sites have to leave the repetitions out.
 
 from __future__ import annotations
 
-from math import prod
+import math
 
 import torch
 import torch.nn.functional as F
@@ -78,16 +78,20 @@ def sampled(mask: Tensor, points: Tensor, mode: int, padding: int, corners: bool
     """Where ``grid_sampler`` at ``points`` [N, H', W', 2] reads an active site of bool [..., H, W]
     -> bool [..., H', W'].
 
-    A sum of numbers that no weights of a cubic cancel. Where rounding, which differs from device
-    to device, chooses the sites, their neighbours count as well.
+    By what it gives for two pictures of unlike numbers, which no weights of a cubic cancel in both.
+    Where rounding chooses the sites, as many around them count as well.
     """
-    wide = dilate(mask, 1) if mode == 1 or points.dtype.itemsize < 4 else mask
+    reach, is_half = int(mode == 1), points.dtype.itemsize < 4
+    if is_half:
+        reach += math.ceil(2 * max(mask.shape[-2:]) * torch.finfo(points.dtype).eps)
+        padding = padding or 1  # what lies outside may be rounded to the border
     points = points.to(mask.device, torch.promote_types(points.dtype, torch.float32))
     each = points.shape[0] // max(1, mask[..., 0, 0].numel())
-    count = torch.arange(1, prod(mask.shape[-2:]) + 1, dtype=points.dtype, device=mask.device)
-    numbers = count.sqrt().view(mask.shape[-2:])
-    picture = (wide * numbers).reshape(-1, 1, *mask.shape[-2:]).repeat_interleave(each, 0)
-    reached = torch.grid_sampler(picture, points, mode, padding, corners) != 0
+    count = torch.arange(mask.shape[-2] * mask.shape[-1], dtype=points.dtype, device=mask.device)
+    numbers = torch.stack([(count + 1).sqrt(), (count + 1.5).sqrt()]).view(2, *mask.shape[-2:])
+    wide = (dilate(mask, reach) if reach else mask).reshape(-1, 1, *mask.shape[-2:])
+    pictures = (wide * numbers).repeat_interleave(each, 0)
+    reached = (torch.grid_sampler(pictures, points, mode, padding, corners) != 0).any(1)
     return reached.view(*mask.shape[:-2], each, *points.shape[1:3]).any(-3)
 
 
@@ -135,10 +139,11 @@ def active_sites(mask: Tensor, padded: bool = False) -> Tensor:
     first = torch.zeros_like(flat)
     first[0] = flat.to(torch.uint8).max() == 0  # `any` of so many takes ten times longer
     sites = (flat | first).nonzero()[:, 0]
-    return _padded(sites) if padded else sites
+    return padded_sites(sites) if padded else sites
 
 
-def _padded(sites: Tensor) -> Tensor:
+def padded_sites(sites: Tensor) -> Tensor:
+    """In the next of the padded sizes, by repetition of the last."""
     count = sites.shape[0]
     return torch.cat([sites, sites[-1:].expand(capacity(count) - count)])
 
@@ -228,7 +233,7 @@ def kernel_map(
     if exporting() or not native.takes(in_sites, out_sites):
         return kernel_map_reference(geometry, in_sites, out_sites, padded, items)
     reads, halo, position = native.read_sites(geometry, in_sites, out_sites, items)
-    halo = _padded(halo) if padded and in_sites is not None else halo
+    halo = padded_sites(halo) if padded and in_sites is not None else halo
     return native.number_sites(reads, halo, position), halo
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from sparsify.codegen.ambient import as_captured
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Interpreter, Node
@@ -15,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from .base import Pass
 from .evaluate import device_of
 from .facts import ANYWHERE, note
+from .rules.base import is_pure
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,7 @@ def _constants(graph: Graph) -> dict[Node, None]:
     """What no input reaches and nothing is drawn for, in the order of the graph."""
     found: dict[Node, None] = {}
     for node in graph.nodes:
-        is_pure = node.op == "call_function" and (
-            node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
-        )
-        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op == "get_attr" or (
-            is_pure and not draws and all(arg in found for arg in node.all_input_nodes)
-        ):
+        if is_pure(node) and all(arg in found for arg in node.all_input_nodes):
             found[node] = None
     return found
 

@@ -151,7 +151,7 @@ class Frames:
 
     def _reached(self, node: Node, rule: Rule) -> Node | None:
         image = rule.image(node)
-        if image not in grid_sources(node):
+        if type(rule).reached is Rule.reached or image not in grid_sources(node):
             return None
         own = layout_of(image).grid
         assert own is not None

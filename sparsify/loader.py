@@ -74,7 +74,7 @@ class Loaded:
         self._names = {f"input.{i}": entry.name for i, entry in enumerate(signature.inputs)}
         with as_captured():
             self._tensors |= self._run("constants", {})
-        self._runtime = Runtime(signature.sidecar, self._run, _CPU)
+        self._runtime = Runtime(signature.sidecar, self._run, _CPU, lambda: signature.weights)
         self._weights = Weights(signature.weights, None)
         self._drops = Drops(is_told=not signature.config["warn_dropped"])
         self._last: Plan | None = None

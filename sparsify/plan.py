@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .baseline import distinct
+from .codegen.tables import padded_sites
 from .masks import MaskLike, as_mask
 from .passes.graphs import Row
 from .words import sites_of, size_of
@@ -27,9 +29,11 @@ class Tables:
     is_dense: bool
     """The edit is so large that the dense model runs instead of the update."""
     rows: Mapping[str, Row] = field(default_factory=dict)
+    weights: str = ""
+    """What of the weights they depend on."""
 
     def __repr__(self) -> str:
-        size = size_of(sum(table.nbytes for table in self.tables.values()))
+        size = size_of(sum(distinct(list(self.tables.values()))))
         what = "the dense model runs" if self.is_dense else f"{len(self.tables)} of {size}"
         return f"<Tables of {sites_of(self.mask)}: {what}>"
 
@@ -38,7 +42,9 @@ class Tables:
         """int64, ascending: the sites that restricted baselines keep, by the tables that name
         them."""
         groups = {row.kept for row in self.rows.values()}
-        return {g: torch.cat([self.tables[name] for name in g]).unique() for g in groups}
+        sites = {g: torch.cat([self.tables[name] for name in g]).unique() for g in groups}
+        # On CUDA in one of few sizes, as all tables are.
+        return {g: padded_sites(own) if own.is_cuda else own for g, own in sites.items()}
 
     @cached_property
     def of_restricted(self) -> dict[str, Tensor]:

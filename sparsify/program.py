@@ -95,9 +95,8 @@ class Program:
             dense_above=config.dense_above,
         )
         self._emitted = emitted(graphs, config, has_kernels(self.device))
-        self.runtime = Runtime(sidecar, self._run, self.device)
-        self._made_for = weights, _ = self._state.weights(), self._state.places
-        self._plan_for(weights)
+        self.runtime = Runtime(sidecar, self._run, self.device, self._planned_with)
+        self._made_for = self._state.weights(), self._state.places
 
     def __repr__(self) -> str:
         names = ", ".join(self.signature.names)
@@ -187,6 +186,7 @@ class Program:
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline:
         """See :meth:`.runtime.Runtime.restrict`."""
         with self.as_captured():
+            self.require_current(baseline)
             return self.runtime.restrict(baseline, plan)
 
     def source(self, call: Call) -> str:
@@ -250,17 +250,19 @@ class Program:
             for one in self._emitted.values():
                 one.forget()
             self._made_for = current
-            self._plan_for(weights)
 
-    def _plan_for(self, weights: Weights) -> None:
-        """Tables that weights determine are made again for others."""
-        if self.graphs["plan"].graph.find_nodes(op="get_attr"):
-            self.runtime.plans = f"{self.key} with {weights.content}"
+    def _planned_with(self) -> str:
+        """The weights now, if tables depend on constants made of them."""
+        if not self.graphs["plan"].graph.find_nodes(op="get_attr"):
+            return ""
+        weights = self._state.weights()
+        self._make_constants(weights)
+        return repr(weights)
 
     def _evaluated(self, constants: NamedGraph) -> tuple[Tensor, ...]:
         """What another program of this model has made of the same weights is not made again."""
         weights = *self._model.parameters(), *self._model.buffers()
-        state = *self._state.weights(), *self._state.places
+        state = *self._state.weights(), self.ambient, *self._state.places
         return self._shared.evaluated(constants, weights, state)
 
     def as_captured(self) -> Any:

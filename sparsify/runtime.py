@@ -16,7 +16,7 @@ from .baseline import Baseline, Memory, distinct, is_origin, memory_of, origin_o
 from .codegen.errors import BaselineError, SparsifyWarning
 from .masks import fitted, no_site_follows
 from .passes.blend import blended
-from .passes.graphs import Constant
+from .passes.graphs import Constant, Read
 from .plan import Plan, Tables
 from .report import Report, make_report
 from .sidecar import Sidecar
@@ -31,11 +31,16 @@ Run = Callable[[str, Mapping[str, Any]], Values]
 class Runtime:
     """What calls of one signature do."""
 
-    def __init__(self, sidecar: Sidecar, run: Run, device: torch.device) -> None:
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        run: Run,
+        device: torch.device,
+        weights: Callable[[], str] = lambda: "",
+    ) -> None:
+        """``weights`` tells those now from others, where tables depend on them."""
         self.sidecar, self.device = sidecar, device
-        self._run = run
-        self.plans = sidecar.key
-        """What plans know their tables by: those of this program, with these weights."""
+        self._run, self._weights = run, weights
         self.kept_bytes: Counter[str] = Counter()
         """Of the last baseline, by the model's node."""
 
@@ -51,10 +56,12 @@ class Runtime:
 
     def plan(self, plan: Plan) -> Tables:
         """The tables of a plan and its masks, made once."""
-        key, batch, grid = self.plans, self.sidecar.batch, self.sidecar.grid
-        if key not in plan.tables:
-            plan.tables[key] = self._tables(self.mask(fitted(plan.mask, grid, batch)))
-        return plan.tables[key]
+        key, batch, grid = self.sidecar.key, self.sidecar.batch, self.sidecar.grid
+        known, weights = plan.tables.get(key), self._weights()
+        if known is None or known.weights != weights:
+            mask = self.mask(fitted(plan.mask, grid, batch))
+            plan.tables[key] = known = self._tables(mask, weights)
+        return known
 
     def mask(self, given: Tensor) -> Tensor:
         """bool [H, W], or [N, H, W] where graphs know the items: as the plan graph takes it."""
@@ -69,7 +76,7 @@ class Runtime:
             )
         return given if given.dim() == 2 else given.any(0)
 
-    def _tables(self, mask: Tensor) -> Tables:
+    def _tables(self, mask: Tensor, weights: str) -> Tables:
         # On the host, which then knows all sizes: no update waits for the device to tell.
         values = self._run("plan", {"mask": mask})
         masks = {name: value for name, value in values.items() if name.startswith("mask.")}
@@ -78,14 +85,13 @@ class Runtime:
         if is_dense:
             masks, tables = {name: self._sent(own) for name, own in masks.items()}, {}
         rows = {} if is_dense else self.sidecar.rows
-        tables = {name: self._sent(table) for name, table in tables.items()}
-        return Tables(mask, tables, masks, is_dense, rows)
+        return Tables(mask, self._all_sent(tables), masks, is_dense, rows, weights)
 
     def operands(self, baseline: Baseline, call: Call, mask: Tensor) -> Values:
         """All that the update graph reads, for a mask bool [H, W] or [N, H, W] however large."""
         mask = self.mask(mask)
         planned = self._run("plan", {"mask": mask})
-        tables = {name: self._sent(own) for name, own in planned.items()}
+        tables = self._all_sent(planned)
         return _operands(call, Tables(mask, tables, {}, False, self.sidecar.rows), baseline)
 
     def update(
@@ -207,9 +213,9 @@ class Runtime:
             return replace(baseline, values={}, restricted_to=tables.mask)
         if baseline.restricted_to is not None:
             return baseline
-        values, shared = dict(baseline.values), dict[Memory, Tensor]()
+        values, shared = dict(baseline.values), dict[tuple[Memory, Read], Tensor]()
         for name, read in self.sidecar.reads.items():
-            own = memory_of(values[name])
+            own = memory_of(values[name]), read
             if own not in shared:
                 shared[own] = values[name].index_select(read.dim, tables.kept[read.tables])
             values[name] = shared[own].detach()
@@ -252,6 +258,14 @@ class Runtime:
         """The results of the model, flattened, among values by name."""
         outputs = self.sidecar.outputs
         return [x.value if isinstance(x, Constant) else values[x] for x in outputs]
+
+    def _all_sent(self, tables: Mapping[str, Tensor]) -> Values:
+        """On the device; those that share memory still do."""
+        sent: dict[Memory, Tensor] = {}
+        for table in tables.values():
+            if (own := memory_of(table)) not in sent:
+                sent[own] = self._sent(table)
+        return {name: sent[memory_of(table)].detach() for name, table in tables.items()}
 
     def _sent(self, table: Tensor) -> Tensor:
         """``table`` on the device, without waiting until it has arrived."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,66 @@ def packed_of(sparse: SparseModule, x: Tensor) -> set[int]:
     nodes = part.graph.find_nodes(op="get_attr")
     names = [node.target for node in nodes if node.target.startswith("_const_")]
     return {getattr(part.module, name).data_ptr() for name in names}
+
+
+class Scaled(nn.Module):
+    """By numbers of the default dtype, made of a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.by = nn.Conv2d(C, C, 1), nn.Parameter(torch.rand(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x) * (torch.linspace(-1, 1, C) * self.by).exp()[:, None, None]
+        return y
+
+
+@torch.no_grad()
+def test_settings_of_torch_make_other_constants() -> None:
+    sparse, (x, _, _) = wrapped(Scaled()), inputs()
+    dtypes = []
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        try:
+            output, _ = sparse.record(x)
+            assert output.dtype == sparse(x).dtype
+            dtypes.append(output.dtype)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert dtypes == [torch.float32, torch.float64, torch.float32]
+
+
+class Beginning(nn.Module):
+    """A constant that begins where a weight does, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = torch.randn(2 * C, C, 3, 3) / 12
+        self.begin = nn.Parameter(self.whole[:C])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, self.whole, padding=1)[:, :C], self.begin, padding=1)
+
+
+@torch.no_grad()
+def test_a_tensor_that_only_begins_as_a_weight_is_none() -> None:
+    model, (x, edited, mask) = Beginning(), inputs()
+    sparse = wrapped(model)
+    for _ in range(2):
+        for call, new in ((x, edited), (x.repeat(2, 1, 1, 1), edited.repeat(2, 1, 1, 1))):
+            _, baseline = sparse.record(call)
+            got = sparse.update(baseline, new, mask=mask)
+            torch.testing.assert_close(got, model(new), rtol=1e-4, atol=1e-4)
+        model.whole[C:].mul_(3)
+
+
+@torch.no_grad()
+def test_constants_of_former_weights_are_forgotten() -> None:
+    model = nn.Sequential(nn.Conv2d(C, C, 1), nn.Conv2d(C, 3, 1), nn.Conv2d(3, 3, 1)).eval()
+    sparse, (x, _, _) = wrapped(model), inputs()
+    for _ in range(5):
+        sparse.record(x)
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    gc.collect()
+    assert len(sparse._engine._shared._known) <= 3

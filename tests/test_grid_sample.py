@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparsify.codegen import tables
 from torch import Tensor, nn
 
 import sparsify
@@ -104,6 +105,93 @@ def test_a_plan_is_made_again_for_other_places() -> None:
         model.places.copy_(torch.rand_like(model.places) * 2 - 1)
 
 
+@torch.no_grad()
+def test_tables_belong_to_the_weights_that_they_were_made_with(tmp_path: Any) -> None:
+    """Whenever a plan is made: before an update, for a restriction, in two folders of one model."""
+    model, x = Sampled(learnt=True).eval(), torch.randn(1, 3, *GRID)
+    sparse, mask = wrapped(model, policy="exact"), torch.zeros(GRID, dtype=torch.bool)
+    mask[2:5, 3:8] = True
+    new = edited(x, mask)
+    assert model.places is not None
+    first, second = model.places.clone(), torch.rand_like(model.places) * 2 - 1
+    want = {}
+    for name, places in (("second", second), ("first", first)):
+        model.places.copy_(places)
+        sparse.export(tmp_path / name, x)
+        want[name] = model(new)
+    _, baseline = sparse.record(x)
+    model.places.copy_(second)
+    plan = sparse.plan(mask)
+    with pytest.raises(sparsify.BaselineError, match="weights changed"):
+        sparse.restrict(baseline, plan)
+    model.places.copy_(first)
+    for own in (baseline, sparse.restrict(baseline, plan)):
+        got = sparse.update(own, new, mask=plan)
+        torch.testing.assert_close(got, want["first"], rtol=1e-4, atol=1e-5)
+    assert len(plan.tables) == 1
+    for name in ("first", "second", "first"):
+        folder = sparsify.load(tmp_path / name)
+        got = folder.update(folder.record(x)[1], new, mask=plan)
+        torch.testing.assert_close(got, want[name], rtol=1e-4, atol=1e-5)
+
+
+class Frames(nn.Module):
+    """Several pictures an item, each sampled elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+        self.places = nn.Parameter(torch.rand(6, *OUT, 2) * 2 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = self.first(x).reshape(-1, 1, *x.shape[2:])
+        taken = F.grid_sample(apart, self.places.repeat(len(x), 1, 1, 1), align_corners=False)
+        y: Tensor = self.last(taken.view(len(x), 6, *OUT).relu())
+        return y
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_several_pictures_an_item(batch: int) -> None:
+    model, x = Frames().eval(), torch.randn(batch, 3, *GRID)
+    sparse, mask = wrapped(model, policy="exact"), torch.rand(batch, *GRID) < 0.1
+    _, baseline = sparse.record(x)
+    got = sparse.update(baseline, edited(x, mask), mask=mask)
+    torch.testing.assert_close(got, model(edited(x, mask)), rtol=1e-4, atol=1e-5)
+
+
+class ByNorm(Sampled):
+    """Places that a norm makes of weights: its statistics are no part of the plan."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.places is not None
+        places = F.group_norm(self.places.permute(0, 3, 1, 2), 1).permute(0, 2, 3, 1) / 2
+        return self.last(F.grid_sample(self.first(x), places, align_corners=False).relu())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@torch.no_grad()
+def test_half_precision_rounds_where_it_reads(dtype: torch.dtype, mode: str) -> None:
+    """In wide pictures by many sites; no site that differs is left out."""
+    x, mask = torch.randn(1, 1, 4, 600).to(dtype), torch.zeros(4, 600, dtype=torch.bool)
+    mask[1:3, 100:500:7] = True
+    places = torch.rand(1, 4, 900, 2).to(dtype) * 2 - 1
+    how = {"mode": mode, "align_corners": False}
+    before, after = F.grid_sample(x, places, **how), F.grid_sample(x + mask, places, **how)
+    number = {"bilinear": 0, "nearest": 1, "bicubic": 2}[mode]
+    reached = tables.sampled(mask, places, number, 0, False)
+    assert not ((before != after)[0, 0] & ~reached).any()
+
+
+def test_weights_that_cancel_hide_nothing() -> None:
+    """A cubic's 0.59375 and -0.09375 times 9 and 57."""
+    mask = torch.zeros(8, 176, dtype=torch.bool)
+    mask[0, 8] = mask[2, 8] = True
+    at = torch.tensor([[2 * 8.5 / 176 - 1, 2 * 1.0 / 8 - 1]]).view(1, 1, 1, 2)
+    assert tables.sampled(mask, at, 2, 0, False).all()
+
+
 class Drawn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.grid_sample(x, torch.rand(len(x), *OUT, 2), align_corners=False) + 1
@@ -114,13 +202,15 @@ class Given(nn.Module):
         return F.grid_sample(x, places, align_corners=False) + 1
 
 
-@pytest.mark.parametrize("model", [Drawn(), Given()], ids=["drawn", "given"])
+@pytest.mark.parametrize(
+    "model", [Drawn(), Given(), ByNorm(learnt=True)], ids=["drawn", "given", "by a norm"]
+)
 @torch.no_grad()
 def test_other_places_are_computed_whole(model: nn.Module) -> None:
     x, mask = torch.randn(1, 3, *GRID), torch.zeros(GRID, dtype=torch.bool)
     mask[2:4, 3:6] = True
     inputs = (torch.rand(1, *OUT, 2),) if isinstance(model, Given) else ()
-    sparse = wrapped(model)
+    sparse = wrapped(model.eval())
     output, baseline = sparse.record(x, *inputs)
     torch.testing.assert_close(sparse.update(baseline, x, *inputs, mask=mask), output)
     reasons = [node.reason for node in sparse.report().fallbacks]

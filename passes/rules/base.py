@@ -46,7 +46,7 @@ class Rule:
         return None
 
     def image(self, node: Node) -> Node:
-        """What ``geometry`` reads: the first operand, or one behind it."""
+        """What ``geometry`` or ``reached`` reads: the first operand, or one behind it."""
         return node.all_input_nodes[0]
 
     def moves(self, node: Node) -> tuple[tuple[Node, Geometry], ...]:
@@ -178,14 +178,23 @@ def is_drawn(node: Node) -> bool:
     return draws(node)
 
 
+def is_pure(node: Node) -> bool:
+    """Is it a constant where its operands are? An attribute, or what draws nothing."""
+    if node.op == "get_attr":
+        return True
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return False
+    return node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
+
+
 def require_constant(node: Node, name: str) -> None:
-    """Refuses a node of which a parameter depends on the call: on its inputs, or on a draw."""
+    """Refuses a node of which a parameter is not made of weights alone."""
     stack, seen = [argument(node, name)], set[Node]()
     while stack:
         if (own := stack.pop()) not in seen:
             seen.add(own)
             stack.extend(own.all_input_nodes)
-    if any(own.op == "placeholder" or draws(own) for own in seen):
+    if not all(map(is_pure, seen)):
         raise Unmatched(f"its {name} is no constant")
 
 
