@@ -28,7 +28,7 @@ class Clock:
         self._schedule = schedule
         self.started: int | None = None
         """The first step of this run."""
-        self.time, self._rises = 0.0, None if schedule.timesteps is None else _rises(schedule)
+        self.time, self._rises = 0.0, _rises(schedule)
         self._step = self._number = 0
 
     def tick(self, call: Call) -> tuple[int, int]:
@@ -40,7 +40,7 @@ class Clock:
         elif self.started is not None and self._goes_on(time):
             self._enter(self._next(time), time)
         else:
-            self._rises = None if self._schedule.timesteps is None else self._rises
+            self._rises = _rises(self._schedule)
             step = self._next(time) if self._schedule.timesteps is not None else 0
             self.started = step
             self._enter(step, time)
@@ -147,6 +147,7 @@ def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:
 
 
 def _rises(schedule: Schedule) -> bool | None:
+    """Do its timesteps go up? None where the first two of a run tell."""
     times = schedule.timesteps
     return None if times is None or len(times) < 2 else times[-1] > times[0]
 

@@ -138,7 +138,7 @@ def test_calibrated_timesteps_tell_the_step() -> None:
     """A run may start late; what was not computed in it is no key of it."""
     sparse, full = wrapped(), Schedule.at([0, 4, 8], 10)
     times = tuple(float(t) for t in range(901, 0, -100))
-    schedule = Schedule(full.rows, times)
+    schedule = Schedule(full.rows, timesteps=times)
     x = torch.randn(1, 3, *GRID)
     with torch.no_grad(), sparse.sampling(schedule) as sampling:
         for t in times[2:]:
