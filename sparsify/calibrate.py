@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -62,12 +62,13 @@ class _Calibration:
                 f"`run` made {len(watched.times)} steps with this module: let it sample once"
             )
         self.steps = len(watched.times)
-        self._called = self.steps
+        self._spent = self.steps
+        """Steps that called the model so far."""
         self._fit = Fit(watched.outputs())
 
     def schedule(self, calls: int | None, psnr: float | None, longest: int | None) -> Schedule:
         if calls is not None:
-            return self.measured(self._made(calls, longest))
+            return self._measured(self._made(calls, longest))
         assert psnr is not None
         return self._reaching(psnr, longest)
 
@@ -76,13 +77,13 @@ class _Calibration:
             raise ConfigError(f"calls={calls} of {self.steps} steps")
         return Schedule(self._fit.rows(calls, longest), timesteps=tuple(self._watched.times))
 
-    def measured(self, schedule: Schedule) -> Schedule:
+    def _measured(self, schedule: Schedule) -> Schedule:
         """The same, with the PSNR of a run by it to the full run."""
         task = self._progress.add_task(f"{len(schedule.keys)} calls", total=self.steps)
         checked = _Checked(self._host, schedule, self._watched.first)
         with self._host.mode_of(checked):
             got = _pictures(self._run())
-        self._called += checked.called
+        self._spent += len(schedule.keys)
         self._progress.update(task, completed=self.steps)
         return replace(schedule, psnr=_psnr(got, self._pictures))
 
@@ -91,27 +92,14 @@ class _Calibration:
 
         What the fit leaves over predicts the PSNR up to a constant, which each check tells anew.
         """
-        best: Schedule | None = None
-        tried: dict[int, float] = {}
+        tried: dict[int, Schedule] = {}
         calls = max(2, self.steps // 5)
-        while calls not in tried and self._called + calls <= RUNS * self.steps:
-            made = self.measured(self._made(calls, longest))
-            assert made.psnr is not None
-            tried[calls] = made.psnr
-            if made.psnr >= psnr and (best is None or calls < len(best.keys)):
-                best = made
-            short = max((c for c, reached in tried.items() if reached < psnr), default=1)
-            enough = len(best.keys) if best else self.steps + 1
-            near = min(tried, key=lambda c: abs(tried[c] - psnr))
-            constant = tried[near] - self._fit.decibels(near, longest)
-            wanted = (
-                c
-                for c in range(short + 1, min(enough, self.steps + 1))
-                if self._fit.decibels(c, longest) + constant >= psnr
-            )
-            calls = next(wanted, enough if enough <= self.steps else self.steps)
-        if best is not None:
-            return best
+        while calls not in tried and self._spent + calls <= RUNS * self.steps:
+            tried[calls] = self._measured(self._made(calls, longest))
+            calls = self._promising({c: one.psnr or 0.0 for c, one in tried.items()}, psnr, longest)
+        reached = [c for c, one in tried.items() if (one.psnr or 0.0) >= psnr]
+        if reached:
+            return tried[min(reached)]
         warnings.warn(
             f"no schedule of {self.steps} steps was seen to reach {psnr:g} dB: every step calls "
             "the model",
@@ -119,6 +107,16 @@ class _Calibration:
             stacklevel=4,
         )
         return replace(self._made(self.steps, longest), psnr=math.inf)
+
+    def _promising(self, tried: Mapping[int, float], psnr: float, longest: int | None) -> int:
+        """The fewest calls that may reach ``psnr``, by what is known of others."""
+        short = max((c for c, reached in tried.items() if reached < psnr), default=1)
+        enough = min((c for c, reached in tried.items() if reached >= psnr), default=self.steps)
+        near = min(tried, key=lambda c: abs(tried[c] - psnr))
+        constant = tried[near] - self._fit.decibels(near, longest)
+        between = range(short + 1, enough)
+        found = (c for c in between if self._fit.decibels(c, longest) + constant >= psnr)
+        return next(found, enough)
 
 
 class Watching:
