@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from . import sampling
 from .codegen.errors import ConfigError, SessionError, SparsifyWarning
 from .fit import Fit
-from .forecast import Clock
+from .forecast import Clock, picture_of
 from .sampling import Sampling
 from .schedule import Schedule
 from .session import Mode
@@ -137,7 +137,7 @@ class Watching:
         if len(self._runs) == 1 and number == 0:
             self.times.append(self._clock.time)
         if self.first is None:
-            self.first = _first(call)
+            self.first = picture_of(call)
         output = dense()
         floats = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
         flat = torch.cat([x.detach().flatten().float() for x in floats])
@@ -169,18 +169,14 @@ class _Checked(Sampling):
         self._wanted: Tensor | None = first
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
-        if self._wanted is not None and not torch.equal(self._wanted, _first(call)):
+        first = picture_of(call) if self._wanted is not None else None
+        if self._wanted is not None and first is not None and not torch.equal(self._wanted, first):
             raise SessionError(
                 "`run` begins from other noise each time, so runs cannot be compared: give it a "
                 "generator with a fixed seed, made inside of it"
             )
         self._wanted = None
         return super().call(call, dense)
-
-
-def _first(call: Call) -> Tensor:
-    tensors = [x for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1]
-    return tensors[0].detach().clone() if tensors else torch.empty(0)
 
 
 def _pictures(result: Any) -> list[np.ndarray[Any, Any]]:

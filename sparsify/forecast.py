@@ -21,7 +21,9 @@ class Clock:
     """Tells the step of a call by its timestep, and which of the calls of that step it is.
 
     Calls with the timestep of the one before are of the same step: guidance in two calls, solvers
-    with two calls a step. A timestep that turns back is the first of a new run.
+    with two calls a step. A timestep that turns back is the first of a new run, and so is another
+    picture at the first step: a run was broken off there. No step makes fewer calls than the one
+    before it.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -29,22 +31,34 @@ class Clock:
         self.started: int | None = None
         """The first step of this run."""
         self.time, self._rises = 0.0, _rises(schedule)
-        self._step = self._number = 0
+        self._step = self._number = self._calls = 0
+        self._picture: Tensor | None = None
 
     def tick(self, call: Call) -> tuple[int, int]:
         """(step, number among the calls of this step). Raises :class:`SessionError` for a call
         whose step the schedule does not know."""
         time = _time(call)
-        if self.started is not None and time == self.time and self._number + 1 < MOST_CALLS:
+        if self._is_of_this_step(call, time):
             self._number += 1
         elif self.started is not None and self._goes_on(time):
             self._enter(self._next(time), time)
         else:
             self._rises = _rises(self._schedule)
             step = self._next(time) if self._schedule.timesteps is not None else 0
-            self.started = step
+            self.started, self._picture, self._calls = step, picture_of(call), 0
             self._enter(step, time)
         return self._step, self._number
+
+    def forget(self) -> None:
+        """The run was broken off."""
+        self.started = None
+
+    def _is_of_this_step(self, call: Call, time: float) -> bool:
+        if self.started is None or time != self.time or self._number + 1 >= MOST_CALLS:
+            return False
+        old, new = self._picture, picture_of(call)
+        is_other = old is not None and new is not None and not torch.equal(old, new)
+        return not (is_other and self._step == self.started)
 
     def _goes_on(self, time: float) -> bool:
         if time == self.time:
@@ -74,6 +88,12 @@ class Clock:
         return step
 
     def _enter(self, step: int, time: float) -> None:
+        if step != self.started and self._number + 1 < self._calls:
+            raise SessionError(
+                f"step {self._step} made {self._number + 1} calls, the one before {self._calls}: a "
+                "run was broken off; begin the next one in a context of its own"
+            )
+        self._calls = 0 if step == self.started else self._number + 1
         self._step, self._number, self.time = step, 0, time
 
 
@@ -89,6 +109,10 @@ class Forecaster:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.called} calls, {self.forecast} forecast>"
+
+    def forget(self) -> None:
+        """The run was broken off."""
+        self._clock.forget()
 
     def tick(self, call: Call) -> tuple[int, int]:
         """The place of a call: (step, number among the calls of this step)."""
@@ -131,6 +155,13 @@ def of_outputs(schedule: Schedule | None) -> Forecaster | None:
             f"{schedule.reuse!r}: make one with reuse='output'"
         )
     return None if schedule is None else Forecaster(schedule)
+
+
+def picture_of(call: Call) -> Tensor | None:
+    """A copy of the first input that is no vector."""
+    pictures = (x for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1)
+    first = next(pictures, None)
+    return None if first is None else first.detach().clone()
 
 
 def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:

@@ -30,6 +30,13 @@ class Sampling(Forecaster):
         self._host = host
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        try:
+            return self._called(call, dense)
+        except BaseException:
+            self.forget()
+            raise
+
+    def _called(self, call: Call, dense: Callable[[], Any]) -> Any:
         place = self.tick(call)
         made = self.forecast_at(place, call)
         if self.schedule.reuse != "output":

@@ -17,6 +17,7 @@ from sparsify import Schedule, SessionError, SparseModule, sparsify
 GRID = (12, 12)
 MASK = torch.zeros(GRID, dtype=torch.bool)
 MASK[2:6, 3:8] = True
+PROMPT = torch.linspace(-0.1, 0.1, 8)[None]
 
 
 class Net(nn.Module):
@@ -28,9 +29,13 @@ class Net(nn.Module):
         self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
         self.time = nn.Linear(1, 8)
 
-    def forward(self, x: Tensor, timestep: Tensor | float) -> tuple[Tensor]:
+    def forward(
+        self, x: Tensor, timestep: Tensor | float, prompt: Tensor | None = None
+    ) -> tuple[Tensor]:
         t = torch.as_tensor(timestep, dtype=x.dtype).reshape(-1, 1) / 1000
-        return (self.last((self.first(x) + self.time(t)[:, :, None, None]).sin()) + x / 2,)
+        h = self.first(x) + self.time(t)[:, :, None, None]
+        h = h if prompt is None else h + prompt[:, :, None, None]
+        return (self.last(h.sin()) + x / 2,)
 
 
 def wrapped(**config: Any) -> SparseModule:
@@ -51,7 +56,7 @@ def ddim(
         if guidance == "batch":
             first, second = net(torch.cat([x, 0.9 * x]), t)[0].chunk(2)
         elif guidance == "calls":
-            first, second = net(x, t)[0], net(0.9 * x, t)[0]
+            first, second = net(x, t, PROMPT)[0], net(x, t, -PROMPT)[0]
         else:
             first = second = net(x, t)[0]
         x = scheduler.step(first + 2 * (second - first), t, x).prev_sample
@@ -70,11 +75,11 @@ def test_a_run_equals_its_definition(keys: set[int], order: int, guidance: str) 
     known: dict[tuple[int, int], Tensor] = {}
     times: list[float] = []
 
-    def by_hand(x: Tensor, t: Tensor) -> tuple[Tensor]:
+    def by_hand(x: Tensor, t: Tensor, *prompt: Tensor) -> tuple[Tensor]:
         times.append(float(t))
         step, number = len(set(times)) - 1, times.count(float(t)) - 1
         if step in schedule.keys:
-            known[step, number] = net(x, t)[0]
+            known[step, number] = net(x, t, *prompt)[0]
             return (known[step, number],)
         parts = [w * known[key, number] for key, w in schedule.rows[step]]
         return (torch.stack(parts).sum(0),)
@@ -208,3 +213,27 @@ def test_what_was_forecast_when_recorded_keeps_outputs_alone() -> None:
     with session.editing(MASK):  # without it, those steps run the dense model
         edited = ddim(sparse)
     assert torch.equal(edited[..., ~MASK], recorded[..., ~MASK])
+
+
+@torch.no_grad()
+def test_a_run_that_was_broken_off_leaves_nothing_behind() -> None:
+    """At its first step, by an error inside of the model or outside; later, and at the same noise
+    with other calls, where nothing tells the runs apart, it is an error."""
+    sparse, schedule = wrapped(), Schedule.every(3, 6)
+    x, other = torch.randn(2, 1, 3, *GRID)
+    with sparse.sampling(schedule):
+        sparse(x, 60.0)
+        first = sparse(other, 60.0)[0]
+        assert torch.equal(sparse(other, 50.0)[0], first)
+    with sparse.sampling(schedule):
+        sparse(x, 60.0)
+        with pytest.raises(RuntimeError):
+            sparse(x[:, :2], 40.0)
+        first = sparse(other, 60.0)[0]
+        assert torch.equal(sparse(other, 50.0)[0], first)
+    with sparse.sampling(schedule):
+        sparse(x, 60.0, PROMPT)
+        sparse(x, 60.0, -PROMPT)
+        sparse(x, 50.0, -PROMPT)
+        with pytest.raises(SessionError, match="begin the next one in a context of its own"):
+            sparse(x, 40.0, -PROMPT)
