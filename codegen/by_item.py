@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import ops
 from .operators import declare, exporting
 
 
@@ -197,7 +198,7 @@ def grid_sample(image: Tensor, at: Tensor, rows: Tensor, places: Tensor, *how: A
     """:func:`.ops.grid_sample` of packed points [N, S, 2], in the images [items * N, C, H, W] of
     their items."""
     points = spread(at, rows, -2)
-    taken = torch.grid_sampler(image, points.flatten(0, 1).unsqueeze(1), *how).squeeze(2)
+    taken = ops.grid_sample(image, points.flatten(0, 1), *how)
     return collect(taken.unflatten(0, points.shape[:2]), places, -1)
 
 

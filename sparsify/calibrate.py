@@ -136,8 +136,8 @@ class Watching:
             self._runs.append({})
         if len(self._runs) == 1 and number == 0:
             self.times.append(self._clock.time)
-        if self.first is None:
-            self.first = picture_of(call)
+        if self.first is None and (picture := picture_of(call)) is not None:
+            self.first = picture.clone()
         output = dense()
         floats = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
         flat = torch.cat([x.detach().flatten().float() for x in floats])

@@ -45,7 +45,9 @@ class Clock:
         else:
             self._rises = _rises(self._schedule)
             step = self._next(time) if self._schedule.timesteps is not None else 0
-            self.started, self._picture, self._calls = step, picture_of(call), 0
+            picture = picture_of(call)
+            self._picture = None if picture is None else picture.clone()
+            self.started, self._calls = step, 0
             self._enter(step, time)
         return self._step, self._number
 
@@ -56,9 +58,10 @@ class Clock:
     def _is_of_this_step(self, call: Call, time: float) -> bool:
         if self.started is None or time != self.time or self._number + 1 >= MOST_CALLS:
             return False
+        if self._step != self.started:
+            return True
         old, new = self._picture, picture_of(call)
-        is_other = old is not None and new is not None and not torch.equal(old, new)
-        return not (is_other and self._step == self.started)
+        return old is None or new is None or torch.equal(old, new)
 
     def _goes_on(self, time: float) -> bool:
         if time == self.time:
@@ -158,10 +161,8 @@ def of_outputs(schedule: Schedule | None) -> Forecaster | None:
 
 
 def picture_of(call: Call) -> Tensor | None:
-    """A copy of the first input that is no vector."""
-    pictures = (x for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1)
-    first = next(pictures, None)
-    return None if first is None else first.detach().clone()
+    """The first input that is no vector."""
+    return next((x.detach() for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1), None)
 
 
 def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:

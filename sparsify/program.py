@@ -142,19 +142,19 @@ class Program:
 
     def key_step(self, call: Call) -> tuple[Any, list[Tensor]]:
         """The output of a key step, and the values that later steps may reuse."""
-        with self.as_captured():
-            self._make_constants(self._state.weights())
-            values = self._run("key", inputs_of(call.like(self.signature).leaves))
-        reused = [values[name] for name in self._reused]
-        return tree_unflatten(self.runtime.outputs(values), self.output_spec), reused
+        output, values = self._step("key", call, {})
+        return output, [values[name] for name in self._reused]
 
     def reuse_step(self, call: Call, reused: Sequence[Tensor]) -> Any:
         """The output of a step that takes these values from others."""
+        return self._step("reuse", call, dict(zip(self._reused, reused, strict=True)))[0]
+
+    def _step(self, name: str, call: Call, given: Values) -> tuple[Any, Values]:
+        """The model's output, and all that this graph gives."""
         with self.as_captured():
             self._make_constants(self._state.weights())
-            given = dict(zip(self._reused, reused, strict=True))
-            values = self._run("reuse", inputs_of(call.like(self.signature).leaves) | given)
-        return tree_unflatten(self.runtime.outputs(values), self.output_spec)
+            values = self._run(name, inputs_of(call.like(self.signature).leaves) | given)
+        return tree_unflatten(self.runtime.outputs(values), self.output_spec), values
 
     @property
     def _reused(self) -> list[str]:
