@@ -2,8 +2,9 @@
 
 For each class a tiny configuration is captured, rewritten and edited at three mask sizes; its
 updates are compared with the dense run (policy "exact") and with the oracle (policy "fixed").
-Published configurations of the best known are rewritten on the meta device. Writes
-``coverage.md`` and ``coverage.json`` under ``--out``.
+Parts that sampling steps may reuse are looked for, and reused. Published configurations of the best
+known are rewritten on the meta device. Writes ``coverage.md`` and ``coverage.json`` under
+``--out``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import diffusers
 import torch
 from rich.console import Console
 from rich.progress import track
-from sparsify.codegen.errors import SparsifyError
+from sparsify.codegen.errors import ConfigError, SparsifyError
+from sparsify.passes.macs import macs
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -30,9 +32,11 @@ from benchmarks.machine import environment
 from sparsify import sparsify
 from sparsify.masks import centred_square
 from sparsify.oracle import oracle, relative
+from sparsify.program import Program
 from sparsify.report import Report
 from sparsify.signature import bind
 
+PARTS = ("encoder", "deep", "blocks")
 SHARES = (0.01, 0.1, 0.5)
 EXACT, FIXED = 1e-4, 1e-5
 """Largest errors relative to the largest magnitude of the output, fp32."""
@@ -118,6 +122,37 @@ def _compare(example: zoo.Example, policy: str) -> dict[str, Any]:
     return result
 
 
+def examine_parts(name: str) -> dict[str, Any]:
+    """Of each part that the model has: the MACs of a step that reuses it over those of the model,
+    and the error of such a step that is given the values of its own inputs."""
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parts: dict[str, dict[str, float]] = {}
+    try:
+        example = zoo.TINY[name]()
+        options = {"dense_share": 0.0, "dilate": 0, **example.options}
+        engine = sparsify(example.model, backend="eager", **options)._engine
+        call = engine.bind((), example.inputs)
+        for part in PARTS:
+            try:
+                program = engine.program(call, part)
+            except ConfigError:  # the model has no such part
+                continue
+            output, values = program.step(call, None)
+            again, _ = program.step(call, values)
+            work = {form: _macs(program, form) for form in ("dense", "reuse")}
+            share = work["reuse"] / max(work["dense"], 1)
+            parts[part] = {"share": share, "error": relative(again, output)}
+    except Exception as error:
+        return {"name": name, "parts": parts, "parts_failed": _first_line(error)}
+    return {"name": name, "parts": parts}
+
+
+def _macs(program: Program, form: str) -> int:
+    return sum(map(macs, program.graphs[form].graph.nodes))
+
+
 def examine_full(name: str) -> dict[str, Any]:
     """What is packed of a published configuration; shapes alone decide."""
     torch.set_grad_enabled(False)
@@ -170,12 +205,14 @@ def markdown(result: dict[str, Any]) -> str:
         f"edits of {', '.join(f'{share:.0%}' for share in SHARES)} of the picture. *exact* is the "
         "largest error against the dense run, *fixed* against the oracle, relative to the largest "
         "magnitude of the output. Shares are of the dense multiply-accumulates; what is static is "
-        "recorded, and no update computes it.",
+        "recorded, and no update computes it. *Parts* are what steps of a sampling run may reuse "
+        "beside the output, with the share of the multiply-accumulates that is then left, and the "
+        "largest error of a step that is given what it would have computed itself.",
         "",
         ", ".join(f"{number} {state}" for state, number in count.items() if number),
         "",
-        "| class | state | packed | static | fallback | exact | fixed | falls back / reason |",
-        "|---|---|---|---|---|---|---|---|",
+        "| class | state | packed | static | fallback | exact | fixed | parts | falls back |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
         "",
         "## Published configurations",
@@ -195,9 +232,15 @@ STATES = (
 
 def _line(row: dict[str, Any]) -> str:
     if "shares" not in row:
-        return f"| {row['name']} | {row['state']} | | | | | | {_cell(row['reason'])} |"
-    errors = f"{row['exact_error']:.0e} | {row['fixed_error']:.0e}"
+        return f"| {row['name']} | {row['state']} | | | | | | | {_cell(row['reason'])} |"
+    errors = f"{row['exact_error']:.0e} | {row['fixed_error']:.0e} | {_parts(row)}"
     return f"| {row['name']} | {row['state']} | {_shares(row)} | {errors} | {_reasons(row)} |"
+
+
+def _parts(row: dict[str, Any]) -> str:
+    found = row.get("parts", {}).items()
+    parts = [f"{name} {own['share']:.0%} ({own['error']:.0e})" for name, own in found]
+    return _cell(", ".join([*parts, *filter(None, [row.get("parts_failed")])]))
 
 
 def _full_line(row: dict[str, Any]) -> str:
@@ -269,12 +312,17 @@ def main() -> None:
         (examine_full, name) for name in sorted(zoo.FULL) if not options.names and name not in full
     ]
     work += [(examine, name) for name, row in sorted(rows.items()) if row["state"] == "not run"]
+    unknown = [n for n, row in sorted(rows.items()) if row["state"] in ("right", "not run")]
+    work += [(examine_parts, name) for name in unknown if "parts" not in rows[name]]
     with ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(apart, *item, options.seconds): item[0] for item in work}
         for future in track(as_completed(futures), total=len(futures), description="examining"):
             row = future.result()
             if futures[future] is examine:
                 rows[row["name"]] = row
+            elif futures[future] is examine_parts:
+                failed = {"parts": {}, "parts_failed": row.get("reason", "")}
+                rows[row["name"]] |= row if "parts" in row else failed
             else:
                 published.append(row)
             save(options.out, list(rows.values()), published)

@@ -33,6 +33,8 @@ class Facts:
     """Which graphs compute it: :data:`.partition.STAGES`, or ``ANYWHERE``."""
     dynamic: bool = False
     """Of a table: is its first size a number of active sites?"""
+    reused: bool = False
+    """May steps of a run take it over from others? Then nothing before it is read again."""
     recorded: Node | None = None
     """Of an input and a condition of the update: the record node that it stands for."""
 

@@ -31,7 +31,11 @@ class NamedGraph:
 
     def gives(self, kind: str) -> bool:
         """Are there results of this kind?"""
-        return any(name.startswith(f"{kind}.") for name in self.outputs)
+        return bool(self.results(kind))
+
+    def results(self, kind: str) -> tuple[str, ...]:
+        """The names of those of this kind."""
+        return tuple(name for name in self.outputs if name.startswith(f"{kind}."))
 
     def _arguments(self) -> list[tuple[Node, str]]:
         return list(zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True))

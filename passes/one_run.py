@@ -17,7 +17,7 @@ class OfOneRun(Pass):
     """What the update recomputes is right for all sites, so nothing is selected from copies."""
 
     requires: ClassVar[tuple[str, ...]] = ("graphs",)
-    graphs: ClassVar[tuple[str, ...]] = ("update",)
+    graphs: ClassVar[tuple[str, ...]] = ("update", "update_key", "update_reuse")
 
     def __call__(self, module: GraphModule) -> GraphModule:
         for node in module.graph.find_nodes(op="call_function", target=ops.of_one_run):
@@ -28,9 +28,10 @@ class OfOneRun(Pass):
 
     def apply(self, graphs: Graphs) -> Graphs:
         """Without arguments that it does not read; where nothing is selected, one graph is both."""
-        again = graphs["again"]
-        if not again.graph.find_nodes(op="call_function", target=ops.of_one_run):
-            return replace(graphs, parts={**graphs.parts, "again": graphs["update"]})
-        update = graphs["update"]
-        update = replace(update, module=self(update.module)).pruned()
-        return replace(graphs, parts={**graphs.parts, "update": update})
+        parts = dict(graphs.parts)
+        if not parts["again"].graph.find_nodes(op="call_function", target=ops.of_one_run):
+            parts["again"] = parts["update"]
+        for name in self.graphs:
+            if name in parts and parts[name] is not parts["again"]:
+                parts[name] = replace(parts[name], module=self(parts[name].module)).pruned()
+        return replace(graphs, parts=parts)

@@ -1,11 +1,13 @@
 """The semantics, spelt out: compute every node densely, blend with ``where``.
 
 value(v) = where(active_mask[grid], op_v(overlays of its inputs), baseline(v))
+
+A value that a step takes over from others stands in the place of op_v(...).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsify.codegen import norms
@@ -14,17 +16,41 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from .blend import blend
 from .layout import Layout
+from .reuse import Crossing
 from .rules.base import layout_of
 
-
-def values_by_node(module: GraphModule, inputs: Sequence[Any]) -> dict[Node, Any]:
-    """All that the dense model computes: the baseline of :class:`Oracle`."""
-    dense = Interpreter(module, garbage_collect_values=False)
-    dense.run(*inputs)
-    return dict(dense.env)
+Taken = Mapping[Crossing, Tensor]
+"""What a step takes over, whole."""
 
 
-class Oracle(Interpreter):
+class Dense(Interpreter):
+    """The dense model; some values are ``taken`` over from other steps."""
+
+    def __init__(self, module: GraphModule, taken: Taken | None = None) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self._taken = {crossing.end: (crossing, x) for crossing, x in (taken or {}).items()}
+
+    def run_node(self, n: Node) -> Any:
+        if n.name not in self._taken:
+            return super().run_node(n)
+        crossing, value = self._taken[n.name]
+        return value if crossing.start is None else self.value(crossing.start) + value
+
+    def crossing(self, crossings: Sequence[Crossing]) -> Taken:
+        """After a run: what other steps may take over."""
+        return {
+            own: self.value(own.end)
+            if own.start is None
+            else self.value(own.end) - self.value(own.start)
+            for own in crossings
+        }
+
+    def value(self, name: str) -> Tensor:
+        value: Tensor = next(x for node, x in self.env.items() if node.name == name)
+        return value
+
+
+class Oracle(Dense):
     """The dense model on edited inputs, each node blended with the baseline run.
 
     ``masks`` gives the bool [H, W] mask of a node, None where it is computed whole.
@@ -32,9 +58,14 @@ class Oracle(Interpreter):
     """
 
     def __init__(
-        self, module: GraphModule, baseline: dict[Node, Any], masks: dict[Node, Tensor], norm: str
+        self,
+        module: GraphModule,
+        baseline: dict[Node, Any],
+        masks: dict[Node, Tensor],
+        norm: str,
+        taken: Taken | None = None,
     ) -> None:
-        super().__init__(module, garbage_collect_values=False)
+        super().__init__(module, taken)
         self._baseline = baseline
         self._masks = masks
         self._norm = norm

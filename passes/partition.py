@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from .base import Pass
 from .blend import Spot, mask_name
 from .evaluate import Evaluate, evaluated
-from .facts import ANYWHERE, facts
+from .facts import ANYWHERE, facts, layout_of
 from .graphs import Constant, Graphs, NamedGraph
 from .packing.packed import Packed
 
@@ -92,7 +92,7 @@ class Partition(Pass):
             inputs=tuple(map(Spot.of, _recorded_inputs(graphs.joint.graph))),
             outputs=crossing.outputs,
             results=crossing.spots,
-            dynamic={name: 0 for name, node in tables if facts(node).dynamic},
+            dynamic={name: 0 for name, node in tables if facts(node).dynamic} | crossing.packed(),
             kept={name: _of_model(node).name for name, node in baseline.items()},
             copies=crossing.copies,
         )
@@ -115,6 +115,10 @@ class _Crossing:
         masks = dict.fromkeys(mask for n in joint.graph.nodes if (mask := facts(n).mask))
         self._values["mask"] = {mask_name(node): node for node in masks}
         self._values |= joint.meta.get("values", {})  # of kinds that other passes declare
+        own: dict[Node, Node] = joint.meta.get("instead", {})
+        current = self._packed.current
+        self._instead = own | {current(old): current(new) for old, new in own.items()}
+        """What graphs that take such values compute in the place of a node."""
         self.copies: dict[str, str] = {}
         """Remembered values that are another one until a commit."""
 
@@ -150,6 +154,16 @@ class _Crossing:
         """The values of a kind that crosses, by name."""
         return {name: v for name, v in self._values[kind].items() if isinstance(v, Node)}
 
+    def packed(self) -> dict[str, int]:
+        """The axis of sites of values that updates give to each other."""
+        return {
+            name: layout_of(value["record"]).site_dim
+            for values in self._values.values()
+            for name, value in values.items()
+            if isinstance(value, Mapping) and name not in self.spots
+            if facts(value["record"]).mask is not None
+        }
+
     def _crosses(self, node: Node, cut: Cut) -> bool:
         """Is it another stage's, and no input of the call?"""
         return facts(node).stage not in (cut.stage, ANYWHERE) and not self._is_input(node, cut)
@@ -169,15 +183,35 @@ class _Crossing:
 
     def _form(self, value: Value, stage: str) -> Node:
         if not isinstance(value, Node):
-            return value[stage]
+            return value.get(stage) or self._packed.current(value["record"])
         if stage == "record":
             return facts(value).recorded or value
         return value if facts(value).stage == stage else self._packed.committed(value)
 
+    def _results(self, cut: Cut) -> dict[str, Node]:
+        """What a graph gives; of what is remembered, one that takes values of its own stage gives
+        what other such graphs read."""
+        results = self._in(cut, cut.gives)
+        if cut.takes and "baseline" in cut.gives:
+            read = self._read_with(cut)
+            results = {n: x for n, x in results.items() if n in read or n.startswith("output.")}
+        return results
+
+    def _read_with(self, cut: Cut) -> set[str]:
+        """The values of others that graphs read which take the same ones, or may run before."""
+        others = [other for other in self._cuts if "baseline" not in other.gives]
+        others = [
+            other for other in others if cut.takes == other.takes or other.stage == "conditions"
+        ]
+        nodes = {n for other in others for n in self._needed(other) if self._crosses(n, other)}
+        read = {name for kind in cut.gives for name, v in self.nodes(kind).items() if v in nodes}
+        return read | {self.copies[name] for name in read if name in self.copies}
+
     def _needed(self, cut: Cut) -> list[Node]:
         taken = set(self._in(cut, cut.takes).values())
-        results = self._in(cut, cut.gives).values()
-        return _needed(results, lambda n: n in taken or self._crosses(n, cut))
+        instead = self._instead if cut.takes else {}
+        results = (instead.get(node, node) for node in self._results(cut).values())
+        return _needed(results, lambda n: n in taken or self._crosses(n, cut), instead)
 
     def extracted(self) -> dict[str, NamedGraph]:
         """The graphs, constants first: the others have them as attributes."""
@@ -223,11 +257,12 @@ class _Crossing:
                 graph.get_attr(attribute(name)) if is_constant else graph.placeholder(node.name)
             )
             copies[node].meta.update(node.meta)
+        instead = self._instead if cut.takes else {}
         for node in self._needed(cut):
             if node not in copies:
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-        results = self._in(cut, cut.gives)
-        graph.output(tuple(copies[node] for node in results.values()))
+                copies[node] = graph.node_copy(node, lambda n: copies[instead.get(n, n)])
+        results = self._results(cut)
+        graph.output(tuple(copies[instead.get(node, node)] for node in results.values()))
         module = GraphModule(self._joint, graph, class_name=cut.name.capitalize())
         module.eval()
         given = (name for name in arguments.values() if not name.startswith("constant."))
@@ -257,8 +292,11 @@ def _is_node(leaf: object) -> bool:
     return isinstance(leaf, Node)
 
 
-def _needed(results: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:
-    """The nodes that ``results`` need, in graph order; what stands behind ``stop`` is left out."""
+def _needed(
+    results: Iterable[Node], stop: Callable[[Node], bool], instead: Mapping[Node, Node]
+) -> list[Node]:
+    """The nodes that ``results`` need, in graph order; what stands behind ``stop`` is left out, and
+    some are read ``instead`` of others."""
     seen: set[Node] = set()
     stack = list(results)
     if not stack:
@@ -269,7 +307,7 @@ def _needed(results: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]
         if node not in seen:
             seen.add(node)
             if not stop(node):
-                stack.extend(node.all_input_nodes)
+                stack.extend(instead.get(arg, arg) for arg in node.all_input_nodes)
     return [node for node in graph.nodes if node in seen]
 
 

@@ -1,41 +1,52 @@
-"""Which values of a model steps of a sampling run may take over from earlier ones."""
+"""Where a model is cut so that steps of a sampling run may take over values from earlier ones."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from sparsify.codegen.errors import ConfigError
 from torch.fx import GraphModule, Node
 
 from .base import Pass
-from .facts import facts
-from .layout import Grid
+from .facts import facts, note
 from .partition import Cut
-from .rules.base import argument
+from .parts import Part, closed, reused, stream_start
+from .rules import find_rule
 
-Part = Literal["encoder", "deep"]
+aten = torch.ops.aten
 
 REUSE_CUTS = (
     Cut("key", "record", ("output", "reused")),
     Cut("reuse", "record", ("output",), takes=("reused",)),
+    Cut("record_key", "record", ("output", "baseline", "condition", "reused")),
+    Cut("record_reuse", "record", ("output", "baseline", "condition"), takes=("reused",)),
+    Cut("update_key", "update", ("output", "reused")),
+    Cut("update_reuse", "update", ("output",), takes=("reused",)),
 )
-"""key ``inputs -> outputs, reused values``; reuse ``inputs, reused values -> outputs``, which
-computes what does not lead to these values alone."""
+"""The dense model, the record and the update in two forms each. A *key* form also gives the reused
+values; a *reuse* form takes them, and computes what does not lead to these values alone. A reuse
+form of the record remembers only what that of the update reads."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A reused value: that of the node ``end``, or what it adds to that of ``start``."""
+
+    end: str
+    start: str | None
 
 
 @dataclass(frozen=True)
 class Reuse(Pass):
     """Declares the cut of a part: the values of the reused nodes that others read.
 
-    "deep" is what lies on grids coarser than the picture's, and what these alone lead to
-    (DeepCache). "encoder" is all up to the middle: the value that is joined with the first skip
-    connection, or else the last one on the coarsest grid. A decoder is left that reads no picture
-    (Faster Diffusion). Both are found by the grids of values, so a model has to have several.
-    Raises :class:`ConfigError` for one that has not.
+    The cut is made narrow. Where it crosses a residual stream that enters the part, what is added
+    to the stream on the way is reused, not the stream; and a value that is cheap to compute is, if
+    its sources are smaller, or are reused anyway. Raises :class:`ConfigError` for a model that has
+    no such part.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("masks",)
@@ -44,59 +55,62 @@ class Reuse(Pass):
     part: Part
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        edited = [node for node in module.graph.nodes if facts(node).edited]
-        sizes = {node: math.prod(grid) for node in edited if (grid := _grid(node))}
-        picture = max(size for node, size in sizes.items() if node.op == "placeholder")
-        if min(sizes.values()) == picture:
-            raise ConfigError(f"reuse={self.part!r}: the model has one resolution only")
-        own = [node for node in edited if node.op == "call_function"]
-        reused = _FINDERS[self.part](own, sizes, picture)
-        cut = [node for node in reused if any(user not in reused for user in node.users)]
-        values = {f"reused.{i}": {"record": node} for i, node in enumerate(cut)}
+        nodes = [node for node in module.graph.nodes if facts(node).edited]
+        own = reused(nodes, self.part)
+        starts = _starts(nodes, own)
+        own = closed(nodes, own, starts.values())
+        values, instead = dict[str, dict[str, Node]](), dict[Node, Node]()
+        crossing = list[Crossing]()
+        for node in _cut(nodes, own):
+            note(node, reused=True)
+            start = starts.get(node)
+            crossing.append(Crossing(node.name, None if start is None else start.name))
+            value = node
+            if start is not None:
+                value, instead[node] = _branches(start, node)
+            values[f"reused.{len(values)}"] = {"record": value}
         module.meta["values"] = {**module.meta.get("values", {}), "reused": values}
+        module.meta["instead"], module.meta["crossing"] = instead, tuple(crossing)
         return module
 
 
-def _deep(nodes: Sequence[Node], sizes: Mapping[Node, int], picture: int) -> dict[Node, None]:
-    found: dict[Node, None] = {}
-    for node in nodes:
-        sources = [arg for arg in node.all_input_nodes if facts(arg).edited]
-        if sizes.get(node, picture) < picture or all(arg in found for arg in sources):
-            found[node] = None
-    return found
+def _starts(nodes: Sequence[Node], own: set[Node]) -> dict[Node, Node]:
+    """Of each value that others read: where the residual stream to it enters ``own``."""
+    found = {node: stream_start(node, own.__contains__) for node in _read_outside(nodes, own)}
+    return {node: start for node, start in found.items() if start is not None and start not in own}
 
 
-def _encoder(nodes: Sequence[Node], sizes: Mapping[Node, int], picture: int) -> dict[Node, None]:
-    reached = {middle := _middle(nodes, sizes)}
-    for node in nodes:
-        if any(arg in reached for arg in node.all_input_nodes):
-            reached.add(node)
-    return {node: None for node in nodes if node not in reached or node is middle}
+def _cut(nodes: Sequence[Node], own: set[Node]) -> list[Node]:
+    """The values of ``own`` that others read; ``own`` loses those that others may as well make."""
+    cut = _read_outside(nodes, own)
+    for node in reversed(nodes):
+        if node in own and _is_cheap(node):
+            fewer = _read_outside(nodes, own - {node})
+            if _bytes(fewer) < _bytes(cut):
+                own.remove(node)
+                cut = fewer
+    return cut
 
 
-def _middle(nodes: Sequence[Node], sizes: Mapping[Node, int]) -> Node:
-    coarsest, place = min(sizes.values()), {node: i for i, node in enumerate(nodes)}
-    low = [node for node in nodes if sizes.get(node) == coarsest]
-    for node in nodes[place[low[0]] :]:
-        joined = [arg for arg in node.all_input_nodes if arg in place]
-        if _joins_channels(node) and len(joined) > 1:
-            return max(joined, key=place.__getitem__)
-    return low[-1]
+def _read_outside(nodes: Sequence[Node], own: set[Node]) -> list[Node]:
+    return [n for n in nodes if n in own and any(user not in own for user in n.users)]
 
 
-def _joins_channels(node: Node) -> bool:
-    layout = facts(node).layout
-    if node.target is not torch.ops.aten.cat.default or layout is None or not layout.is_image:
-        return False
-    return bool(argument(node, "dim") % len(layout.dims) == 1)
+def _is_cheap(node: Node) -> bool:
+    rule = find_rule(node)
+    return rule is not None and rule.cheap and node.target is not operator.getitem
 
 
-_FINDERS: dict[str, Callable[[Sequence[Node], Mapping[Node, int], int], dict[Node, None]]] = {
-    "deep": _deep,
-    "encoder": _encoder,
-}
+def _bytes(nodes: Sequence[Node]) -> int:
+    return sum(node.meta["val"].nbytes for node in nodes)
 
 
-def _grid(node: Node) -> Grid | None:
-    layout = facts(node).layout
-    return layout.grid if layout else None
+def _branches(start: Node, end: Node) -> tuple[Node, Node]:
+    """What is added to the residual stream from ``start`` to ``end``, and ``end`` made of it."""
+    with end.graph.inserting_after(end):
+        added: Node = end.graph.call_function(aten.sub.Tensor, (end, start))
+    with end.graph.inserting_after(added):
+        again: Node = end.graph.call_function(aten.add.Tensor, (start, added))
+    for node in (added, again):
+        node.meta.update(end.meta)
+    return added, again

@@ -23,6 +23,7 @@ from .loader import load
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
 from .plan import Plan
+from .prior_noise import PriorNoise
 from .report import Report
 from .schedule import Schedule
 from .session import Session
@@ -39,6 +40,7 @@ __all__ = [
     "ModelError",
     "OperandError",
     "Plan",
+    "PriorNoise",
     "Report",
     "RewriteError",
     "Schedule",

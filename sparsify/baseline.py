@@ -88,7 +88,8 @@ class Baseline:
     is_one_run: bool = True
     """All sites are of the recorded run: nothing was committed since."""
     is_forecast: bool = False
-    """The outputs were forecast, and no values are kept: updates run the dense model."""
+    """Made of what other steps gave: the outputs, and no values are kept; or values of a part, and
+    those behind it are kept. Updates that are no such step run the dense model."""
     restricted_to: Tensor | None = None
     """The only mask that it still serves, on the host: of what updates read rows, these alone are
     left."""

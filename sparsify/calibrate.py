@@ -1,4 +1,4 @@
-"""Finds a schedule for a sampler by watching a run of it."""
+"""Finds a schedule for a sampler: from one full run, checked by further ones."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import sampling
+from . import ahead
 from .codegen.errors import ConfigError, SessionError, SparsifyWarning
 from .fit import Fit
-from .forecast import Clock, picture_of
+from .forecast import picture_of
+from .passes.parts import Part
 from .sampling import Sampling
 from .schedule import Schedule
 from .session import Mode
 from .signature import Call
+from .watching import Watching
 
 RUNS = 3
 """A calibration costs at most as much as these many full runs."""
-_MOST_STEPS = 1024
 
 
-class Host(sampling.Host, Protocol):
+class Host(ahead.Host, Protocol):
     """What calibration needs of the module."""
 
     def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
@@ -41,30 +42,33 @@ def calibrate(
     calls: int | None,
     psnr: float | None,
     longest: int | None,
+    reuse: Part,
 ) -> Schedule:
     """See :meth:`SparseModule.calibrate`."""
     if (calls is None) == (psnr is None):
         raise ConfigError("give either calls, a number of steps that call the model, or psnr in dB")
     with Progress(transient=True) as progress:
-        return _Calibration(host, run, progress).schedule(calls, psnr, longest)
+        return _Calibration(host, run, progress, reuse).schedule(calls, psnr, longest)
 
 
 class _Calibration:
     """A full run, and what is measured against it."""
 
-    def __init__(self, host: Host, run: Callable[[], Any], progress: Progress) -> None:
-        self._host, self._run, self._progress = host, run, progress
-        self._watched = watched = Watching(progress.add_task("full run", total=None), progress)
+    def __init__(self, host: Host, run: Callable[[], Any], progress: Progress, reuse: Part) -> None:
+        self._host, self._run, self._progress, self._reuse = host, run, progress, reuse
+        task = progress.add_task("full run", total=None)
+        self._watched = watched = Watching(host, reuse, lambda: progress.advance(task))
         with host.mode_of(watched):
             self._pictures = _pictures(run())
         if len(watched.times) < 2:
             raise SessionError(
                 f"`run` made {len(watched.times)} steps with this module: let it sample once"
             )
+        watched.require_no_noise()
         self.steps = len(watched.times)
         self._spent = self.steps
-        """Steps that called the model so far."""
-        self._fit = Fit(watched.outputs())
+        """Steps that called the model so far; those of a part count as whole ones."""
+        self._fit = Fit(watched.values())
 
     def schedule(self, calls: int | None, psnr: float | None, longest: int | None) -> Schedule:
         if calls is not None:
@@ -75,7 +79,8 @@ class _Calibration:
     def _made(self, calls: int, longest: int | None) -> Schedule:
         if not 1 <= calls <= self.steps:
             raise ConfigError(f"calls={calls} of {self.steps} steps")
-        return Schedule(self._fit.rows(calls, longest), timesteps=tuple(self._watched.times))
+        rows = self._fit.rows(calls, longest)
+        return Schedule(rows, self._reuse, timesteps=tuple(self._watched.times))
 
     def _measured(self, schedule: Schedule) -> Schedule:
         """The same, with the PSNR of a run by it to the full run."""
@@ -83,9 +88,12 @@ class _Calibration:
         checked = _Checked(self._host, schedule, self._watched.first)
         with self._host.mode_of(checked):
             got = _pictures(self._run())
-        self._spent += len(schedule.keys)
+        self._spent += self._cost(len(schedule.keys))
         self._progress.update(task, completed=self.steps)
         return replace(schedule, psnr=_psnr(got, self._pictures))
+
+    def _cost(self, calls: int) -> int:
+        return calls if self._reuse == "output" else self.steps
 
     def _reaching(self, psnr: float, longest: int | None) -> Schedule:
         """The one with the fewest calls that was seen to reach ``psnr``.
@@ -94,7 +102,7 @@ class _Calibration:
         """
         tried: dict[int, Schedule] = {}
         calls = max(2, self.steps // 5)
-        while calls not in tried and self._spent + calls <= RUNS * self.steps:
+        while calls not in tried and self._spent + self._cost(calls) <= RUNS * self.steps:
             tried[calls] = self._measured(self._made(calls, longest))
             calls = self._promising({c: one.psnr or 0.0 for c, one in tried.items()}, psnr, longest)
         reached = [c for c, one in tried.items() if (one.psnr or 0.0) >= psnr]
@@ -117,48 +125,6 @@ class _Calibration:
         between = range(short + 1, enough)
         found = (c for c in between if self._fit.decibels(c, longest) + constant >= psnr)
         return next(found, enough)
-
-
-class Watching:
-    """The mode of a full run: keeps what each step gave."""
-
-    def __init__(self, task: Any, progress: Progress) -> None:
-        self._task, self._progress = task, progress
-        self._clock = Clock(Schedule.every(1, _MOST_STEPS))
-        self.times: list[float] = []
-        self.first: Tensor | None = None
-        """The first tensor that the run gave to the model."""
-        self._runs: list[dict[tuple[int, int], Tensor]] = []
-
-    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
-        step, number = self._clock.tick(call)
-        if (step, number) == (0, 0):
-            self._runs.append({})
-        if len(self._runs) == 1 and number == 0:
-            self.times.append(self._clock.time)
-        if self.first is None and (picture := picture_of(call)) is not None:
-            self.first = picture.clone()
-        output = dense()
-        floats = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
-        flat = torch.cat([x.detach().flatten().float() for x in floats])
-        self._runs[-1][step, number] = flat.cpu()
-        self._progress.advance(self._task)
-        return output
-
-    def outputs(self) -> Tensor:
-        """float32 [steps, values]: of each step, what all runs and calls gave that all steps made.
-
-        Raises :class:`SessionError` for runs of different lengths.
-        """
-        steps = range(len(self.times))
-        columns = []
-        for made in self._runs:
-            if {step for step, _ in made} != set(steps):
-                raise SessionError("`run` sampled several times with different numbers of steps")
-            numbers = {number for step, number in made if step == len(steps) - 1}
-            numbers &= {number for step, number in made if step == 0}
-            columns += [torch.stack([made[step, n] for step in steps]) for n in sorted(numbers)]
-        return torch.cat(columns, 1)
 
 
 class _Checked(Sampling):

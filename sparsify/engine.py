@@ -20,7 +20,7 @@ from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
 from .masks import MaskLike, fitted
 from .passes.evaluate import Shared
-from .passes.reuse import Part
+from .passes.parts import Part
 from .plan import Plan
 from .program import Program
 from .session import Mode
@@ -53,6 +53,8 @@ class Engine:
         self._retired: dict[str, str] = {}
         """What happened to the model after a program, by its key, was made."""
         self._resets, self._shared = 0, Shared()
+        self._parts: dict[Part | None, None] = {None: None}
+        """What steps have reused so far."""
         self._making = RLock()
         self._mode: ContextVar[Mode | None] = ContextVar("mode", default=None)
 
@@ -85,6 +87,7 @@ class Engine:
         of a ``part``."""
         ambient, form = Ambient.now(call.leaves), call.with_tensors.signature
         with self._making:
+            self._parts[part] = None
             known = self._programs.get((form, ambient, part))
             known = known or self._programs.get((call.signature, ambient, part))
             if known is None or known.is_stale:
@@ -169,8 +172,10 @@ class Engine:
         if reason := self._retired.get(baseline.key):
             raise BaselineError(f"{reason} after this baseline was recorded: record again")
         args, kwargs = tree_unflatten(baseline.inputs, baseline.signature.spec)
-        program = self.program(self.bind(args, kwargs))
-        if program.key != baseline.key:
+        call = self.bind(args, kwargs)
+        made = (self.program(call, part) for part in self._parts)
+        program = next((program for program in made if program.key == baseline.key), None)
+        if program is None:
             raise BaselineError(
                 "this baseline was recorded by another model, with another configuration or under "
                 "other settings of torch (autocast, dtypes): record again"

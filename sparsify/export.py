@@ -40,13 +40,24 @@ from .folder import (
 from .passes.graphs import Constant, Graphs, NamedGraph
 from .passes.partition import attribute
 from .program import Program
+from .schedule import Schedule
 from .signature import Call
 
+_OF_SESSIONS = ("record_key", "record_reuse", "update_key", "update_reuse")
+"""Graphs that a folder does not have: it samples by a schedule, and edits call by call."""
 _SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "aoti": ".pt2"}
 
 
-def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, format: str) -> None:
-    """Writes the graphs for calls like this one to the folder ``path``.
+def export_folder(
+    sparse: Program,
+    model: nn.Module,
+    call: Call,
+    path: Path,
+    format: str,
+    schedule: Schedule | None,
+) -> None:
+    """Writes the graphs for calls like this one, and the ``schedule`` of runs, to the folder
+    ``path``.
 
     An exported folder there is replaced; if anything fails, ``path`` stays as it was.
     Raises :class:`ExportError`.
@@ -61,7 +72,7 @@ def export_folder(sparse: Program, model: nn.Module, call: Call, path: Path, for
         new = Path(temporary) / "new"
         new.mkdir()
         with as_captured():
-            _Exporter(sparse, model, call, format).write(new)
+            _Exporter(sparse, model, call, format, schedule).write(new)
         _replace(path, new, Path(temporary) / "old")
 
 
@@ -94,8 +105,16 @@ def _require_possible(sparse: Program, path: Path, format: str) -> None:
 class _Exporter:
     """The graphs of one program, under the names by which they exchange values."""
 
-    def __init__(self, sparse: Program, model: nn.Module, call: Call, format: str) -> None:
+    def __init__(
+        self,
+        sparse: Program,
+        model: nn.Module,
+        call: Call,
+        format: str,
+        schedule: Schedule | None,
+    ) -> None:
         self._sparse, self._model, self._format = sparse, model, format
+        self._schedule = schedule
         self._call = call = call.like(sparse.signature)
         self._weights, self._tensors = _weights(sparse.graphs)
         self._names = _names(call, taken={"mask", *self._tensors})
@@ -135,6 +154,9 @@ class _Exporter:
         values |= {f"output.{i}": leaf for i, leaf in enumerate(tree_leaves(output))}
         values["mask"] = mask = self._sparse.runtime.mask(mask)
         values |= self._sparse.runtime.operands(baseline, self._call, mask)
+        if self._sparse.part is not None:
+            made = self._sparse.step(self._call, None)[1]
+            values |= zip(self._sparse.runtime.sidecar.reused, made, strict=True)
         values |= {_committed(name): value for name, value in baseline.values.items()}
         values |= self._tensors
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
@@ -145,8 +167,10 @@ class _Exporter:
     def _functions(self) -> list[Pure]:
         """The graphs that do something, and are no other one under a second name."""
         parts = dict(self._sparse.graphs.parts)
-        if self._sparse.runtime.sidecar.dense_above >= 1:
+        if self._sparse.runtime.sidecar.dense_above >= 1 and self._schedule is None:
             del parts["dense"]
+        for name in _OF_SESSIONS:
+            parts.pop(name, None)
         if parts["again"] is parts["update"]:
             del parts["again"]
         if not parts["conditions"].inputs:
@@ -166,14 +190,12 @@ class _Exporter:
         return pure(name, part.module, inputs, outputs, self._weights)
 
     def _dynamic(self, function: Pure) -> Mapping[str, int]:
-        """The axes of unknown size; a commit takes no restricted baseline."""
-        sizes = self._sparse.graphs.dynamic
-        is_commit = function.name == "commit"
-        return {
-            n: axis
-            for n, axis in sizes.items()
-            if not (is_commit and n in self._sparse.graphs.kept)
-        }
+        """The axes of unknown size; a commit takes no restricted baseline, and what dense steps
+        reuse is whole."""
+        fixed = {*self._sparse.runtime.sidecar.reused}
+        if function.name == "commit":
+            fixed |= self._sparse.graphs.kept.keys()
+        return {n: axis for n, axis in self._sparse.graphs.dynamic.items() if n not in fixed}
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
@@ -207,13 +229,15 @@ class _Exporter:
             values={name: self._value(name) for name in exchanged},
             graphs=graphs,
             weights=sparse.weights().content,
+            schedule=None if self._schedule is None else self._schedule.to_json(),
             sidecar=sparse.runtime.sidecar,
         )
 
     def _value(self, name: str) -> Value:
         tensor = self._values[name]
         shape: list[int | None] = list(tensor.shape)
-        if (axis := self._sparse.graphs.dynamic.get(name)) is not None:
+        axis = self._sparse.graphs.dynamic.get(name)
+        if axis is not None and name not in self._sparse.runtime.sidecar.reused:
             shape[axis] = None
         return Value(tuple(shape), dtype_name(tensor.dtype))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .codegen.errors import ConfigError
-from .schedule import Row
+from .rows import Row
 
 _RIDGE = 1e-6
 """Pulls the weights to those that hold the last value, relative to the size of the values."""

@@ -16,7 +16,7 @@ from .sidecar import Sidecar
 
 Format = Literal["pt2", "onnx", "aoti"]
 FORMATS: tuple[str, ...] = get_args(Format)
-VERSION = 2
+VERSION = 3
 """Of the folder; another one is refused."""
 COMMITTED = "committed."
 """In place of ``baseline.`` in the names of what a commit returns."""
@@ -75,6 +75,8 @@ class FolderSignature:
     further weights."""
     weights: str
     """A fingerprint of the model's."""
+    schedule: str | None
+    """Of sampling runs, as :meth:`.Schedule.to_json` writes it."""
     sidecar: Sidecar
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Size and sha256 of every other file."""

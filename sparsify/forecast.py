@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .codegen.errors import ConfigError, SessionError
+from .codegen.errors import SessionError
 from .schedule import Schedule
 from .signature import Call, Signature, is_number
 
+Result = TypeVar("Result")
 _CLOCKS = ("timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level")
 MOST_CALLS = 8
 """Of one step: guidance makes two, and a solver of second order two of each."""
@@ -109,6 +110,10 @@ class Forecaster:
         self._known: dict[int, dict[int, tuple[Signature, list[Any]]]] = {}
         """By the number of the call among those of its step, and by step."""
         self.called = self.forecast = 0
+        self.calls: list[tuple[int, bool]] = []
+        """Of the last run: (step, was it a key step)."""
+        self.place = (0, 0)
+        """Of the last call: (step, number among the calls of this step)."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.called} calls, {self.forecast} forecast>"
@@ -117,25 +122,56 @@ class Forecaster:
         """The run was broken off."""
         self._clock.forget()
 
+    def run(
+        self,
+        call: Call,
+        key: Callable[[], tuple[Result, Sequence[Any]]],
+        reuse: Callable[[list[Any]], Result],
+    ) -> Result:
+        """What a call gives: at key steps that of ``key``, which also gives what others may take
+        over; else that of ``reuse``, from what is forecast of it."""
+        self.place = place = self.tick(call)
+        made = self.forecast_at(place, call)
+        self.calls.append((place[0], made is None))
+        if made is not None:
+            return reuse(made)
+        result, leaves = key()
+        self.keep(place, call, leaves)
+        return result
+
     def tick(self, call: Call) -> tuple[int, int]:
         """The place of a call: (step, number among the calls of this step)."""
         started = self._clock.started
         step, number = place = self._clock.tick(call)
         if started is None or (step == self._clock.started and number == 0):
             self._known.clear()
+            self.calls.clear()
+            self.begin()
         return place
+
+    def begin(self) -> None:
+        """Another run."""
 
     def forecast_at(self, place: tuple[int, int], call: Call) -> list[Any] | None:
         """The forecast leaves, or None where the model has to be called: at key steps, and where a
         key step was not part of the run, or had inputs of other shapes."""
+        if not self._is_known(place, call):
+            return None
+        self.forecast += 1
+        return self.made_of(*place)
+
+    def made_of(self, step: int, number: int) -> list[Any]:
+        """The forecast leaves of a step whose key steps are known."""
+        row, known = self.schedule.rows[step], self._known[number]
+        values, weights = [known[key][1] for key, _ in row], [weight for _, weight in row]
+        return [weighed(leaves, weights) for leaves in zip(*values, strict=True)]
+
+    def _is_known(self, place: tuple[int, int], call: Call) -> bool:
         step, number = place
         row, known = self.schedule.rows[step], self._known.get(number, {})
         form = call.with_tensors.signature
-        if step in self.schedule.keys or any(known.get(k, (None,))[0] != form for k, _ in row):
-            return None
-        self.forecast += 1
-        values, weights = [known[key][1] for key, _ in row], [weight for _, weight in row]
-        return [_sum(leaves, weights) for leaves in zip(*values, strict=True)]
+        is_key = step in self.schedule.keys
+        return not is_key and all(known.get(key, (None,))[0] == form for key, _ in row)
 
     def keep(self, place: tuple[int, int], call: Call, leaves: Sequence[Any]) -> None:
         """What the model gave for ``call`` at ``place``; the caller may write to it afterwards."""
@@ -149,23 +185,12 @@ class Forecaster:
             known[step] = call.with_tensors.signature, own
 
 
-def of_outputs(schedule: Schedule | None) -> Forecaster | None:
-    """For runs that are recorded or edited. Raises :class:`ConfigError` for a schedule that reuses
-    a part of the model."""
-    if schedule is not None and schedule.reuse != "output":
-        raise ConfigError(
-            f"runs are recorded and edited by schedules that reuse the output, not "
-            f"{schedule.reuse!r}: make one with reuse='output'"
-        )
-    return None if schedule is None else Forecaster(schedule)
-
-
 def picture_of(call: Call) -> Tensor | None:
     """The first input that is no vector."""
     return next((x.detach() for x in call.leaves if isinstance(x, Tensor) and x.dim() > 1), None)
 
 
-def _sum(values: Sequence[Any], weights: Sequence[float]) -> Any:
+def weighed(values: Sequence[Any], weights: Sequence[float]) -> Any:
     """Weighted, in float32 at least; what no sum can be made of is the last one."""
     last = values[-1]
     if not isinstance(last, Tensor) or not last.is_floating_point():
@@ -184,15 +209,20 @@ def _rises(schedule: Schedule) -> bool | None:
     return None if times is None or len(times) < 2 else times[-1] > times[0]
 
 
-def _time(call: Call) -> float:
-    """The timestep of a call: an input of this name, or the first number among its inputs. Raises
-    :class:`SessionError` if there is none."""
-    scalars = [
-        (name.split("[")[0], leaf)
-        for name, leaf in zip(call.signature.names, call.leaves, strict=True)
+def clock_of(call: Call) -> int:
+    """The place of the timestep among the inputs: of one with this name, or of the first number.
+    Raises :class:`SessionError` if there is none."""
+    numbers = [
+        (place, name.split("[")[0])
+        for place, (name, leaf) in enumerate(zip(call.signature.names, call.leaves, strict=True))
         if is_number(leaf) or (isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel())
     ]
-    named = [leaf for name, leaf in scalars if name in _CLOCKS]
-    for leaf in (*named, *(leaf for _, leaf in scalars)):
-        return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)
+    named = [place for place, name in numbers if name in _CLOCKS]
+    for place in (*named, *(place for place, _ in numbers)):
+        return place
     raise SessionError("no input of this call is a number, so none tells the step of the run")
+
+
+def _time(call: Call) -> float:
+    leaf = call.leaves[clock_of(call)]
+    return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from torch.utils._pytree import register_pytree_node
 from .baseline import Baseline, require_baseline
 from .changes import Drops
 from .codegen.ambient import as_captured
-from .codegen.errors import BaselineError, FolderError, SignatureError
+from .codegen.errors import BaselineError, ConfigError, FolderError, SignatureError
 from .codegen.export import aoti, onnx, pt2
 from .folder import COMMITTED, FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
+from .forecast import Forecaster
 from .masks import MaskLike
 from .plan import Plan
 from .report import Report
 from .runtime import Runtime
+from .schedule import Schedule
 from .signature import Call, as_tensor, bind_to, is_number
 from .state import Weights
 
@@ -126,6 +129,13 @@ class Loaded:
         output = self._built(outputs)
         return (output, new) if commit else output
 
+    @contextmanager
+    def sampling(self, schedule: Schedule | None = None) -> Iterator[SampledFolder]:
+        """Gives a function to sample with, which takes what the model did: key steps of the
+        schedule run the model, the others are forecast. By default the schedule is the exported
+        one. Raises :class:`ConfigError` if there is none, or for one that reuses another part."""
+        yield SampledFolder(self, schedule)
+
     def restrict(self, baseline: Baseline, mask: MaskLike | Plan | None = None) -> Baseline:
         """As :meth:`sparsify.SparseModule.restrict`."""
         self._require_own(baseline)
@@ -184,10 +194,46 @@ class Loaded:
         shared = self.signature.sidecar.copies if name == "record" else ()
         return {name: value for name, value in made.items() if name not in shared}
 
+    def _dense(self, call: Call) -> tuple[list[Any], list[Any]]:
+        """The model's results, twice: to return, and to keep."""
+        outputs = self._runtime.dense(call)
+        return outputs, outputs
+
     def _built(self, outputs: Sequence[Any]) -> Any:
         """Copies: a graph may return what it was given."""
         values = {f"output.{i}": value for i, value in enumerate(outputs)}
         return _build(self.signature.outputs, values)
+
+
+class SampledFolder(Forecaster):
+    """The model of a folder, called by a sampler; see :meth:`Loaded.sampling`."""
+
+    def __init__(self, folder: Loaded, schedule: Schedule | None) -> None:
+        written = folder.signature.schedule
+        own = None if written is None else Schedule.from_json(written)
+        given = schedule or own
+        if given is None:
+            raise ConfigError("nothing was exported to sample by: export with a schedule")
+        if own is None or given.reuse not in ("output", own.reuse):
+            raise ConfigError(
+                f"steps of this folder reuse {own.reuse if own else 'nothing'!r}, not "
+                f"{given.reuse!r}: export with a schedule that does"
+            )
+        super().__init__(given)
+        self._folder = folder
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        folder, part = self._folder, self.schedule.part
+        call = folder._bound(args, kwargs)
+        with as_captured():
+            if part is None:
+                outputs = self.run(call, lambda: folder._dense(call), lambda made: made)
+            else:
+                step = folder._runtime.step
+                outputs = self.run(
+                    call, lambda: step(call, None), lambda taken: step(call, taken)[0]
+                )
+        return folder._built(outputs)
 
 
 def _build(structure: Any, values: Mapping[str, Any]) -> Any:

@@ -18,9 +18,9 @@ from .codegen.errors import BaselineError, ConfigError
 from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
-from .forecast import of_outputs
 from .masks import MaskLike
 from .passes.graphs import Graphs
+from .passes.parts import Part
 from .plan import Plan
 from .report import Report
 from .sampling import Sampling
@@ -146,19 +146,20 @@ class SparseModule(nn.Module):
         have sessions of their own.
         """
         session = Session(self._engine)
-        with self._engine.mode_of(Recording(session, of_outputs(schedule))):
+        with self._engine.mode_of(Recording(session, schedule)):
             yield session
 
     @contextmanager
-    def sampling(self, schedule: Schedule) -> Iterator[Sampling]:
+    def sampling(self, schedule: Schedule, ahead: int = 1) -> Iterator[Sampling]:
         """Inside, calls at key steps of the ``schedule`` run the model; the others give a forecast
         of its output from those, or compute it from a forecast of the part that is reused.
 
         A call's step is told by its timestep, so two calls with guidance are one step, and a
-        timestep that turns back begins a new run. Raises :class:`SessionError` for a step that the
-        schedule does not know.
+        timestep that turns back begins a new run. Where the steps between two key steps read no
+        picture (``reuse="encoder"``), up to ``ahead`` of them run as one batch, in as many times
+        the memory. Raises :class:`SessionError` for a step that the schedule does not know.
         """
-        sampling = Sampling(self._engine, schedule)
+        sampling = Sampling(self._engine, schedule, ahead)
         with self._engine.mode_of(sampling):
             yield sampling
 
@@ -169,13 +170,15 @@ class SparseModule(nn.Module):
         calls: int | None = None,
         psnr: float | None = None,
         longest: int | None = None,
+        reuse: Part = "output",
     ) -> Schedule:
         """The schedule for the sampler that ``run`` runs with this module: the best one with
         ``calls`` key steps, or the one with the fewest that reaches ``psnr``, in dB.
 
         ``run()`` samples, from the same noise each time, and returns the pictures. It is run once
         whole; all that the steps gave is kept, and the errors of all forecasts from two earlier
-        steps follow. Key steps are a shortest path over these errors, at most ``longest`` steps
+        steps follow. With ``reuse`` these are errors of a part of the model (:class:`Schedule`).
+        Key steps are a shortest path over these errors, at most ``longest`` steps
         apart (by default twice the mean), and weights are fitted by least squares. Then it is run
         by the schedule, which carries the PSNR to the whole run. In all this costs at most three
         whole runs. The schedule is for runs with the same timesteps, whatever the noise and the
@@ -186,7 +189,7 @@ class SparseModule(nn.Module):
         """
         from .calibrate import calibrate
 
-        return calibrate(self._engine, run, calls, psnr, longest)
+        return calibrate(self._engine, run, calls, psnr, longest, reuse)
 
     def refresh(self) -> None:
         """For a write to weights that went unnoticed: baselines recorded before are refused.
@@ -222,20 +225,29 @@ class SparseModule(nn.Module):
         call = self._engine.bind(args, kwargs)
         return whole(self._engine.program(call).source(call))
 
-    def export(self, path: str | Path, *args: Any, format: Format = "pt2", **kwargs: Any) -> None:
-        """Writes record, plan and update for calls like this one as the folder ``path``.
+    def export(
+        self,
+        path: str | Path,
+        *args: Any,
+        format: Format = "pt2",
+        schedule: Schedule | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes record, plan and update for calls like this one as the folder ``path``, and with a
+        ``schedule`` what sampling by it takes.
 
         "pt2": torch.export programs; "onnx": models for onnxruntime; "aoti": compiled packages
         for Python and C++. :func:`sparsify.load` reads all of them. The weights lie once in
         ``weights.safetensors``; ``signature.json`` names what the graphs take and return. A
-        model with an argument ``format`` of its own takes that by position.
+        model with an argument ``format`` or ``schedule`` of its own takes that by position.
         An exported folder at ``path`` is replaced, and left as it is if something fails.
         Raises :class:`ExportError`.
         """
         from .export import export_folder
 
         call = self._engine.bind(args, kwargs)
-        export_folder(self._engine.program(call), self._engine.model, call, Path(path), format)
+        program = self._engine.program(call, None if schedule is None else schedule.part)
+        export_folder(program, self._engine.model, call, Path(path), format, schedule)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseModule:
         """A copy of the model, wrapped alike; it captures again."""

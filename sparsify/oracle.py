@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from .forecast import weighed
 from .passes.blend import mask_name
 from .passes.facts import facts
 from .passes.graphs import Constant
-from .passes.oracle import Oracle, values_by_node
+from .passes.oracle import Dense, Oracle, Taken
 from .plan import Plan
 from .program import Program
+from .schedule import Schedule
 
 
 @torch.no_grad()
@@ -23,27 +25,77 @@ def oracle(program: Program, plan: Plan, old: Sequence[Any], new: Sequence[Any])
 
     ``old`` are the recorded inputs; both are the leaves of a call.
     """
-    dense, tables, runtime = program.graphs["dense"], program.plan(plan), program.runtime
+    every = Schedule.every(1, 1)
+    return scheduled(program, plan, every, every, [old], [new])[0]
 
-    def read(leaves: Sequence[Any]) -> list[Any]:
-        return [leaves[int(name.removeprefix("input."))] for name in dense.inputs]
 
-    def results(tensors: Sequence[Tensor]) -> list[Any]:
+@torch.no_grad()
+def scheduled(
+    program: Program,
+    plan: Plan,
+    recorded_by: Schedule,
+    edited_by: Schedule,
+    olds: Sequence[Sequence[Any]],
+    news: Sequence[Sequence[Any]],
+) -> list[Any]:
+    """The same for a run of several steps, recorded and edited by schedules that reuse the part
+    for which ``program`` is cut."""
+    reference, crossings = _Reference(program, plan), program.graphs.joint.meta.get("crossing", ())
+    kept: list[Taken] = []
+    changed: list[Taken] = []
+    outputs = []
+    for step, leaves in enumerate(zip(olds, news, strict=True)):
+        taken = _taken(recorded_by, step, kept), _taken(edited_by, step, changed)
+        output, before, after = reference.step(*leaves, *taken)
+        kept.append(before.crossing(crossings))
+        changed.append(after.crossing(crossings))
+        outputs.append(output)
+    return outputs
+
+
+def _taken(schedule: Schedule, step: int, known: Sequence[Taken]) -> Taken | None:
+    if step in schedule.keys:
+        return None
+    row = schedule.rows[step]
+    weights = [weight for _, weight in row]
+    return {own: weighed([known[key][own] for key, _ in row], weights) for own in known[0]}
+
+
+class _Reference:
+    """The dense graph of a program, run before and after an edit."""
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self._dense, self._tables = program.graphs["dense"], program.plan(plan)
+        self._runtime, self._norm = program.runtime, program.config.norm
+
+    def step(
+        self, old: Sequence[Any], new: Sequence[Any], taken_old: Taken | None, taken: Taken | None
+    ) -> tuple[list[Any], Dense, Dense]:
+        """The outputs of the edited run, and both runs."""
+        module, masks = self._dense.module, self._tables.masks
+        before = Dense(module, taken_old)
+        recorded = self._results(before.run(*self._read(old)))
+        if self._tables.is_dense:
+            after = Dense(module, taken)
+            outputs = self._results(
+                after.run(*self._read(self._runtime.edited_inputs(new, old, masks)))
+            )
+            return self._runtime.edited_outputs(outputs, recorded, masks), before, after
+        by_node = {
+            node: masks[mask_name(mask)]
+            for node in self._dense.graph.nodes
+            if (mask := facts(node).mask)
+        }
+        after = Oracle(module, dict(before.env), by_node, self._norm, taken)
+        return self._results(after.run(*self._read(new))), before, after
+
+    def _read(self, leaves: Sequence[Any]) -> list[Any]:
+        return [leaves[int(name.removeprefix("input."))] for name in self._dense.inputs]
+
+    def _results(self, tensors: Sequence[Tensor]) -> list[Any]:
         left = iter(tensors)
-        outputs = runtime.sidecar.outputs
+        outputs = self._runtime.sidecar.outputs
         return [x.value if isinstance(x, Constant) else next(left) for x in outputs]
-
-    if tables.is_dense:
-        outputs = results(dense.module(*read(runtime.edited_inputs(new, old, tables.masks))))
-        return runtime.edited_outputs(outputs, results(dense.module(*read(old))), tables.masks)
-    by_node = {
-        node: tables.masks[mask_name(mask)]
-        for node in dense.graph.nodes
-        if (mask := facts(node).mask)
-    }
-    before = values_by_node(dense.module, read(old))
-    run = Oracle(dense.module, before, by_node, program.config.norm)
-    return results(run.run(*read(new)))
 
 
 def relative(values: Any, references: Any) -> float:

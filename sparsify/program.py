@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 from threading import Lock
@@ -35,13 +35,14 @@ from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
 from .passes.pack import Pack
 from .passes.partition import CUTS, Partition, attribute
+from .passes.parts import Part
 from .passes.pipeline import Pipeline
-from .passes.reuse import REUSE_CUTS, Part, Reuse
+from .passes.reuse import REUSE_CUTS, Reuse
 from .passes.rows import ReadRows
 from .passes.shapes import PropagateShapes
 from .passes.verify import Inspect
 from .plan import Plan, Tables
-from .runtime import Runtime, Values, inputs_of
+from .runtime import Reused, Runtime, Values
 from .sidecar import Sidecar
 from .signature import Call
 from .state import Fingerprint, State, Weights
@@ -140,26 +141,32 @@ class Program:
             outputs, baseline = self.runtime.record(call.like(self.signature), weights)
         return tree_unflatten(outputs, self.output_spec), baseline
 
-    def key_step(self, call: Call) -> tuple[Any, list[Tensor]]:
-        """The output of a key step, and the values that later steps may reuse."""
-        output, values = self._step("key", call, {})
-        return output, [values[name] for name in self._reused]
-
-    def reuse_step(self, call: Call, reused: Sequence[Tensor]) -> Any:
-        """The output of a step that takes these values from others."""
-        return self._step("reuse", call, dict(zip(self._reused, reused, strict=True)))[0]
-
-    def _step(self, name: str, call: Call, given: Values) -> tuple[Any, Values]:
-        """The model's output, and all that this graph gives."""
+    def step(self, call: Call, taken: Reused | None) -> tuple[Any, Reused]:
+        """The output of a key step, and the values that later steps may take over; or, from such
+        values that are ``taken``, the output of another step."""
         with self.as_captured():
             self._make_constants(self._state.weights())
-            values = self._run(name, inputs_of(call.like(self.signature).leaves) | given)
-        return tree_unflatten(self.runtime.outputs(values), self.output_spec), values
+            outputs, made = self.runtime.step(call.like(self.signature), taken)
+        return tree_unflatten(outputs, self.output_spec), made
 
-    @property
-    def _reused(self) -> list[str]:
-        """The names of the values that steps may reuse."""
-        return [name for name in self.graphs["key"].outputs if name.startswith("reused.")]
+    def record_step(self, call: Call, taken: Reused | None) -> tuple[Any, Baseline, Reused]:
+        """The same, and its baseline."""
+        with self.as_captured():
+            weights = self._state.weights(whole=True)
+            self._make_constants(weights)
+            outputs, baseline, made = self.runtime.record_step(
+                call.like(self.signature), taken, weights
+            )
+        return tree_unflatten(outputs, self.output_spec), baseline, made
+
+    def update_step(
+        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
+    ) -> tuple[Any, Reused]:
+        """The same of an edited run, from what an edit touches."""
+        with self.as_captured():
+            self._make_constants(self.require_current(baseline))
+            outputs, made = self.runtime.update_step(baseline, call, plan, taken)
+        return tree_unflatten(outputs, self.output_spec), made
 
     def forecast(self, call: Call, outputs: list[Any]) -> tuple[Any, Baseline]:
         """A call whose outputs, flattened, were forecast, and its baseline."""

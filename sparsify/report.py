@@ -82,10 +82,10 @@ class Report:
             dense, now = sum(n.macs for n in of_state), sum(n.macs_now for n in of_state)
             share = f"{now / max(self.macs_dense, 1):.1%}"
             kept = size_of(sum(n.kept for n in of_state))
-            table.add_row(state, str(count[state]), _big(dense), _big(now), share, kept)
+            table.add_row(state, str(count[state]), big(dense), big(now), share, kept)
         share = f"{self.share_left:.1%}"
         table.add_section()
-        totals = (_big(self.macs_dense), _big(self.macs_update))
+        totals = (big(self.macs_dense), big(self.macs_update))
         table.add_row("all", str(len(self.nodes)), *totals, share, size_of(self.kept))
         return table
 
@@ -97,7 +97,7 @@ class Report:
         for n in self.nodes:
             if n.state == "fallback" or n.macs >= least * self.macs_dense > 0:
                 grid = f"{n.grid[0]}x{n.grid[1]}" if n.grid else ""
-                numbers = (_big(n.macs), _big(n.macs_now), size_of(n.kept) if n.kept else "")
+                numbers = (big(n.macs), big(n.macs_now), size_of(n.kept) if n.kept else "")
                 table.add_row(n.name, n.operator, grid, n.state, *numbers, n.reason)
         return table
 
@@ -156,7 +156,7 @@ def _size(mask: Tensor) -> Grid:
     return height, width
 
 
-def _big(number: int) -> str:
+def big(number: int) -> str:
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

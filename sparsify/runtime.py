@@ -24,6 +24,8 @@ from .signature import Call
 from .state import Weights
 
 Values = dict[str, Any]
+Reused = Sequence[Any]
+"""Values that steps take over from others, in the order of :attr:`.Sidecar.reused`."""
 Run = Callable[[str, Mapping[str, Any]], Values]
 """Runs the graph of this name on values by name, of which it takes those that it reads."""
 
@@ -49,6 +51,36 @@ class Runtime:
         values = self._run("record", inputs_of(call.leaves))
         outputs = self.outputs(values)
         return outputs, self._remembered(call, call.leaves, outputs, values, weights)
+
+    def dense(self, call: Call) -> list[Any]:
+        """The results of the model alone."""
+        return self.outputs(self._run("dense", inputs_of(call.leaves)))
+
+    def step(self, call: Call, taken: Reused | None) -> tuple[list[Any], Reused]:
+        """The results of the dense run, and the values that other steps may take over; or, from
+        such values that are ``taken``, the results alone."""
+        given = inputs_of(call.leaves) | self._taken(taken)
+        made = self._run("key" if taken is None else "reuse", given)
+        return self.outputs(made), self._given(made)
+
+    def _taken(self, values: Reused | None) -> Values:
+        # Of an edit that reaches no site there are none.
+        return dict(zip(self.sidecar.reused, values or (), strict=False))
+
+    def _given(self, made: Values) -> Reused:
+        return [made[name] for name in self.sidecar.reused if name in made]
+
+    def record_step(
+        self, call: Call, taken: Reused | None, weights: Weights
+    ) -> tuple[list[Any], Baseline, Reused]:
+        """The same, and what to remember; where values are ``taken``, only what
+        :meth:`update_step` reads."""
+        graph = "record_key" if taken is None else "record_reuse"
+        values = self._run(graph, inputs_of(call.leaves) | self._taken(taken))
+        outputs = self.outputs(values)
+        baseline = self._remembered(call, call.leaves, outputs, values, weights)
+        is_forecast = taken is not None
+        return outputs, replace(baseline, is_forecast=is_forecast), self._given(values)
 
     def forecast(self, call: Call, outputs: Sequence[Any], weights: Weights) -> Baseline:
         """The baseline of a call whose ``outputs`` were forecast."""
@@ -113,26 +145,53 @@ class Runtime:
             return self._update_densely(baseline, call, masks, commit, weights)
         return self._update_packed(baseline, call, tables, commit, weights)
 
+    def update_step(
+        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
+    ) -> tuple[list[Any], Reused]:
+        """The results of the edited run from what an edit touches, and the values that other steps
+        may take over, at active sites; or, from such values that are ``taken``, the results."""
+        tables = self.plan(plan)
+        baseline.require(tables.mask)
+        if tables.is_empty and self.sidecar.only_grids:
+            return _copy(baseline.outputs), []
+        if tables.is_dense:
+            inputs = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
+            outputs, given = self.step(replace(call, leaves=tuple(inputs)), taken)
+            return self.edited_outputs(outputs, baseline.outputs, tables.masks), given
+        graph = "update_key" if taken is None else "update_reuse"
+        values = self._current(baseline, call, tables) | self._taken(taken)
+        made = self._run(graph, values)
+        return self._own_outputs(made, values), self._given(made)
+
     def _update_packed(
         self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
     ) -> tuple[list[Any], Baseline | None]:
         """Active sites only."""
-        values = _operands(call, tables, baseline)
-        if not self._same_inputs(baseline, call.leaves):
-            values |= self._run("conditions", values)
+        values = self._current(baseline, call, tables)
         conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
         stage = "commit" if commit else "update" if baseline.is_one_run else "again"
         made = self._run(stage, values)
-        held = set[int]()
-        if not self.sidecar.only_grids:  # results on a grid are new: edited over recorded ones
-            kept = (v for n, v in values.items() if n.startswith(("baseline.", "condition.")))
-            held = {value.untyped_storage().data_ptr() for value in kept}
-        outputs = [_own(value, held) for value in self.outputs(made)]
+        outputs = self._own_outputs(made, values)
         if not commit:
             return outputs, None
         leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
         new = self._remembered(call, leaves, outputs, {**conditions, **made}, weights)
         return outputs, replace(new, is_one_run=False)
+
+    def _current(self, baseline: Baseline, call: Call, tables: Tables) -> Values:
+        """What updates read, with the conditions of this call."""
+        values = _operands(call, tables, baseline)
+        if not self._same_inputs(baseline, call.leaves):
+            values |= self._run("conditions", values)
+        return values
+
+    def _own_outputs(self, made: Values, values: Values) -> list[Any]:
+        """The results of an update, in memory of their own."""
+        held = set[int]()
+        if not self.sidecar.only_grids:  # results on a grid are new: edited over recorded ones
+            kept = (v for n, v in values.items() if n.startswith(("baseline.", "condition.")))
+            held = {value.untyped_storage().data_ptr() for value in kept}
+        return [_own(value, held) for value in self.outputs(made)]
 
     def _update_densely(
         self,
@@ -160,9 +219,13 @@ class Runtime:
     ) -> Baseline:
         """A baseline that shares no memory with what is the caller's."""
         foreign = {leaf.untyped_storage().data_ptr() for leaf in _tensors((leaves, outputs))}
-        kept = {n: _own(v, foreign) for n, v in values.items() if not n.startswith("output.")}
+        kept = {
+            name: _own(value, foreign)
+            for name, value in values.items()
+            if not name.startswith(("output.", "reused."))
+        }
         for name, first in self.sidecar.copies.items():
-            if name not in kept:
+            if name not in kept and first in kept:
                 # One memory, but not one tensor twice: an update compiled for that would not take
                 # what commits leave.
                 kept[name] = kept[first].detach()
@@ -195,7 +258,7 @@ class Runtime:
     def _require_finite(self, kept: Mapping[str, Tensor]) -> None:
         """Raises :class:`BaselineError` for what grew too large for ``baseline_dtype``."""
         for name in self.sidecar.kept if self.sidecar.is_narrow else ():
-            if kept[name].dtype == torch.float16 and kept[name].isinf().any():
+            if name in kept and kept[name].dtype == torch.float16 and kept[name].isinf().any():
                 raise BaselineError(
                     f"{self.sidecar.kept[name]} does not fit into torch.float16: take "
                     "baseline_dtype=torch.bfloat16"
@@ -215,6 +278,8 @@ class Runtime:
             return baseline
         values, shared = dict(baseline.values), dict[tuple[Memory, Read], Tensor]()
         for name, read in self.sidecar.reads.items():
+            if name not in values:  # of a step that took over what it is read for
+                continue
             own = memory_of(values[name]), read
             if own not in shared:
                 shared[own] = values[name].index_select(read.dim, tables.kept[read.tables])

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from .ahead import Ahead, Host
+from .codegen.errors import SessionError
 from .forecast import Forecaster
-from .passes.reuse import Part
-from .program import Program
+from .passes.parts import Part
+from .run_report import RunReport
 from .schedule import Schedule
 from .signature import Call
-
-
-class Host(Protocol):
-    """What sampling needs of the module."""
-
-    def program(self, call: Call, part: Part | None = None) -> Program: ...
 
 
 class Sampling(Forecaster):
@@ -25,35 +22,49 @@ class Sampling(Forecaster):
 
     _spec: TreeSpec
 
-    def __init__(self, host: Host, schedule: Schedule) -> None:
+    def __init__(self, host: Host, schedule: Schedule, ahead: int = 1) -> None:
         super().__init__(schedule)
         self._host = host
+        self._last: Call | None = None
+        self._ahead = Ahead(host, schedule, ahead) if ahead > 1 else None
+
+    def report(self) -> RunReport:
+        """What the last run computed. Raises :class:`SessionError` if there was none."""
+        if self._last is None:
+            raise SessionError("nothing was sampled yet: run the sampler inside sampling()")
+        program = self._host.program(self._last, self.schedule.part)
+        return RunReport(program.runtime.report(None), self.schedule, tuple(self.calls))
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        self._last = call
         try:
-            return self._called(call, dense)
+            part = self.schedule.part
+            return self._whole(call, dense) if part is None else self._partly(call, part)
         except BaseException:
             self.forget()
             raise
 
-    def _called(self, call: Call, dense: Callable[[], Any]) -> Any:
-        place = self.tick(call)
-        made = self.forecast_at(place, call)
-        if self.schedule.reuse != "output":
-            return self._partly(place, call, made)
-        if made is not None:
-            return tree_unflatten(made, self._spec)
-        output = dense()
-        leaves, self._spec = tree_flatten(output)
-        self.keep(place, call, leaves)
-        return output
+    def _whole(self, call: Call, dense: Callable[[], Any]) -> Any:
+        def key() -> tuple[Any, list[Any]]:
+            output = dense()
+            leaves, self._spec = tree_flatten(output)
+            return output, leaves
 
-    def _partly(self, place: tuple[int, int], call: Call, made: list[Any] | None) -> Any:
-        """The model, or what is left of it around the values ``made``."""
-        assert self.schedule.reuse != "output"
-        program = self._host.program(call, self.schedule.reuse)
-        if made is not None:
-            return program.reuse_step(call, made)
-        output, values = program.key_step(call)
-        self.keep(place, call, values)
-        return output
+        return self.run(call, key, lambda leaves: tree_unflatten(leaves, self._spec))
+
+    def _partly(self, call: Call, part: Part) -> Any:
+        program = self._host.program(call, part)
+
+        def reuse(taken: list[Tensor]) -> Any:
+            if self._ahead is None:
+                return program.step(call, taken)[0]
+            number = self.place[1]
+            return self._ahead.output(
+                self.place, call, program, lambda step: self.made_of(step, number)
+            )
+
+        return self.run(call, lambda: program.step(call, None), reuse)
+
+    def begin(self) -> None:
+        if self._ahead is not None:
+            self._ahead.forget()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 from .codegen.errors import ConfigError
-from .passes.reuse import Part
+from .passes.parts import Part, require_part
+from .published import published
+from .rows import Row, rows_at, rows_every
 
-Reused = Literal["output"] | Part
-Row = tuple[tuple[int, float], ...]
-"""(key step, weight) of each term of a forecast; of a key step itself, with weight 1."""
-
-REUSED: tuple[str, ...] = ("output", *get_args(Part))
+Reused = Part
+"""What is forecast: "output", and then the model is not called at all; or a part of it
+(:func:`.passes.parts.reused`), and then the rest is computed."""
 _CELL, _MARGIN = 16, 6
 _KEY, _FORECAST, _LINE = (28, 100, 180), (205, 222, 240), (28, 100, 180)
 
@@ -35,16 +35,14 @@ class Schedule:
     rows: tuple[Row, ...]
     """One for each step."""
     reuse: Reused = "output"
-    """What is forecast: the model's output, and then it is not called; or the values between a part
-    of it and the rest, which is computed."""
     timesteps: tuple[float, ...] | None = None
     """Those that it was calibrated for; None: steps are counted."""
     psnr: float | None = None
     """Of the calibrated run to the full one, in dB."""
 
     def __post_init__(self) -> None:
-        if self.reuse not in REUSED:
-            raise ConfigError(f"reuse={self.reuse!r}: one of {', '.join(REUSED)}")
+        if self.part is not None:
+            require_part(self.part)
         if not self.rows or 0 not in self.keys:
             raise ConfigError("the first step of a schedule has to call the model")
         for step, row in enumerate(self.rows):
@@ -60,9 +58,7 @@ class Schedule:
     @staticmethod
     def every(count: int, steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
         """Calls the model at every ``count``-th step, from the first."""
-        if count < 1:
-            raise ConfigError(f"every {count} steps: give a number of at least 1")
-        return Schedule.at(range(0, steps, count), steps, order, reuse)
+        return Schedule(rows_every(count, steps, order), reuse)
 
     @staticmethod
     def at(keys: Iterable[int], steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
@@ -71,16 +67,23 @@ class Schedule:
         A forecast is the polynomial of degree ``order`` (0, 1, 2) through the last key steps: 0
         holds the last value, 1 goes on along a line. Before there are so many it has fewer.
         """
-        if order not in (0, 1, 2):
-            raise ConfigError(f"order={order}: one of 0, 1, 2")
-        given = sorted(set(keys))
-        if given and not 0 <= given[0] <= given[-1] < steps:
-            raise ConfigError(f"keys {given[0]} to {given[-1]} of {steps} steps, counted from 0")
-        rows = []
-        for step in range(steps):
-            last = [key for key in given if key <= step][-order - 1 :]
-            rows.append(((step, 1.0),) if step in given else _through(last, step))
-        return Schedule(tuple(rows), reuse)
+        return Schedule(rows_at(keys, steps, order), reuse)
+
+    @staticmethod
+    def published(name: str, steps: int, **options: object) -> Schedule:
+        """That of a published method (:func:`sparsify.published.published` lists them), such as
+        ``Schedule.published("deepcache", 50, interval=5)``."""
+        return Schedule(*published(name, steps, **options))
+
+    def for_timesteps(self, timesteps: Iterable[float]) -> Schedule:
+        """The same for runs with these timesteps (``scheduler.timesteps``), as the model takes
+        them. Steps are then known by them, so a run may start late."""
+        return replace(self, timesteps=tuple(map(float, timesteps)))
+
+    @property
+    def part(self) -> Part | None:
+        """What is forecast, unless it is the output."""
+        return None if self.reuse == "output" else self.reuse
 
     @property
     def steps(self) -> int:
@@ -103,6 +106,9 @@ class Schedule:
         return f"{strip} {len(self.keys)} of {self.steps} steps{said}"
 
     def to_json(self) -> str:
+        """Raises :class:`ConfigError` if a function says what is reused."""
+        if callable(self.reuse):
+            raise ConfigError("a function cannot be written: reuse a part by name, or by patterns")
         return json.dumps(asdict(self))
 
     @staticmethod
@@ -113,7 +119,9 @@ class Schedule:
             rows = tuple(tuple((int(k), float(w)) for k, w in row) for row in content["rows"])
             timesteps, psnr = content["timesteps"], content["psnr"]
             own = None if timesteps is None else tuple(map(float, timesteps))
-            return Schedule(rows, content["reuse"], own, None if psnr is None else float(psnr))
+            reuse: Any = content["reuse"]
+            reuse = tuple(map(str, reuse)) if isinstance(reuse, list) else str(reuse)
+            return Schedule(rows, reuse, own, None if psnr is None else float(psnr))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"this is no schedule ({error})") from None
 
@@ -144,11 +152,3 @@ class Schedule:
                 box = (start + _CELL // 2, top - rise, left + _CELL // 2, top + rise)
                 draw.arc(box, 180, 360, fill=_LINE, width=1 + min(3, round(abs(weight))))
         image.save(path)
-
-
-def _through(keys: Sequence[int], step: int) -> Row:
-    """The polynomial through the values at ``keys``, at ``step`` (Lagrange)."""
-    return tuple(
-        (key, math.prod((step - other) / (key - other) for other in keys if other != key))
-        for key in keys
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,11 +13,13 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from .baseline import Baseline
 from .changes import changed
-from .codegen.errors import SessionError, SignatureError, SparsifyWarning
-from .forecast import Forecaster, of_outputs
+from .codegen.errors import ConfigError, SessionError, SignatureError, SparsifyWarning
+from .forecast import Forecaster
 from .masks import MaskLike, fitted
+from .passes.parts import Part
 from .plan import Plan
 from .program import Program
+from .run_report import RunReport
 from .schedule import Schedule
 from .signature import Call
 from .words import size_of
@@ -34,7 +36,7 @@ class Mode(Protocol):
 class Host(Protocol):
     """What a session needs of the module that it belongs to."""
 
-    def program(self, call: Call) -> Program: ...
+    def program(self, call: Call, part: Part | None = None) -> Program: ...
 
     def program_of(self, baseline: Baseline) -> Program: ...
 
@@ -83,8 +85,10 @@ class Session:
         inputs, for what was edited spreads from step to step. The run equals the dense one; the
         mask says where the edit may start, and where a new prompt holds.
 
-        With a ``schedule`` only its key steps are updates. At the others what an edit changes is
-        forecast: the recorded output is known.
+        With a ``schedule`` that reuses the output, only its key steps are updates. At the others
+        what an edit changes is forecast: the recorded output is known. With one that reuses a part
+        of the model, all steps are updates, of which only those at key steps compute this part; the
+        run has to be recorded with a schedule of the same part.
 
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
         a scalar input, for one call too many, and on leaving if there was none.
@@ -94,7 +98,7 @@ class Session:
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        editing = Editing(self, Plan.of(mask), of_outputs(schedule))
+        editing = Editing(self, Plan.of(mask), schedule)
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
@@ -111,12 +115,12 @@ class Session:
             )
 
 
-@dataclass(repr=False)
 class Recording:
     """The mode of a module inside ``recording()``."""
 
-    session: Session
-    forecaster: Forecaster | None = None
+    def __init__(self, session: Session, schedule: Schedule | None = None) -> None:
+        self.session = session
+        self.forecaster = None if schedule is None else Forecaster(schedule)
 
     def __repr__(self) -> str:
         return f"<Recording: {len(self.session.calls)} calls so far>"
@@ -127,28 +131,44 @@ class Recording:
         return output
 
     def _recorded(self, call: Call) -> tuple[Any, Baseline]:
-        program = self.session.module.program(call)
-        if self.forecaster is None:
-            return program.record(call)
-        place = self.forecaster.tick(call)
-        if (made := self.forecaster.forecast_at(place, call)) is not None:
-            return program.forecast(call, made)
-        output, baseline = program.record(call)
-        self.forecaster.keep(place, call, baseline.outputs)
-        return output, baseline
+        forecaster, host = self.forecaster, self.session.module
+        if forecaster is None:
+            return host.program(call).record(call)
+        program = host.program(call, forecaster.schedule.part)
+
+        def key() -> tuple[tuple[Any, Baseline], Sequence[Any]]:
+            if program.part is None:
+                output, baseline = program.record(call)
+                return (output, baseline), baseline.outputs
+            output, baseline, values = program.record_step(call, None)
+            return (output, baseline), values
+
+        def reuse(taken: list[Any]) -> tuple[Any, Baseline]:
+            if program.part is None:
+                return program.forecast(call, taken)
+            return program.record_step(call, taken)[:2]
+
+        return forecaster.run(call, key, reuse)
 
 
-@dataclass(repr=False)
 class Editing:
     """The mode of a module inside ``editing(mask)``; ``position`` is that of the next call."""
 
-    session: Session
-    plan: Plan
-    forecaster: Forecaster | None = None
-    position: int = 0
+    def __init__(self, session: Session, plan: Plan, schedule: Schedule | None = None) -> None:
+        self.session, self.plan, self.position = session, plan, 0
+        self.forecaster = None if schedule is None else Forecaster(schedule)
 
     def __repr__(self) -> str:
         return f"<Editing: {self.position} of {len(self.session.calls)} calls made>"
+
+    def report(self) -> RunReport:
+        """What the run computed of the model, so far."""
+        program = self.session.module.program_of(self.session.calls[max(self.position - 1, 0)])
+        calls = tuple((step, True) for step in range(self.position))
+        schedule = Schedule.every(1, max(self.position, 1))
+        if self.forecaster is not None:
+            calls, schedule = tuple(self.forecaster.calls), self.forecaster.schedule
+        return RunReport(program.runtime.report(self.plan), schedule, calls)
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
         number, calls = self._twin(call), self.session.calls
@@ -159,18 +179,51 @@ class Editing:
         return output
 
     def _edited(self, baseline: Baseline, call: Call) -> Any:
-        """The update; where the schedule says so, a forecast of what it changes."""
-        program, place = self.session.module.program_of(baseline), None
-        if self.forecaster is not None:
-            place = self.forecaster.tick(call)
-            if (changes := self.forecaster.forecast_at(place, call)) is not None:
-                made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
-                return tree_unflatten(made, program.output_spec)
-        output, _ = self.session.module.update(baseline, call, self._plan(baseline, call))
-        if self.forecaster is not None and place is not None:
+        """The update; where the schedule says so, from a forecast."""
+        if self.forecaster is None:
+            return self._updated(baseline, call)
+        program = self.session.module.program_of(baseline)
+        if self.forecaster.schedule.part is not None:
+            return self.forecaster.run(call, *self._by_part(program, baseline, call))
+
+        def key() -> tuple[Any, list[Any]]:
+            output = self._updated(baseline, call)
             pairs = zip(tree_leaves(output), baseline.outputs, strict=True)
-            self.forecaster.keep(place, call, [_minus(*pair) for pair in pairs])
-        return output
+            return output, [_minus(*pair) for pair in pairs]
+
+        def reuse(changes: list[Any]) -> Any:
+            made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
+            return tree_unflatten(made, program.output_spec)
+
+        return self.forecaster.run(call, key, reuse)
+
+    def _updated(self, baseline: Baseline, call: Call) -> Any:
+        return self.session.module.update(baseline, call, self._plan(baseline, call))[0]
+
+    def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Any, Any]:
+        """What key steps do, and the others."""
+        assert self.forecaster is not None
+        part = self.forecaster.schedule.part
+        if program.part != part:
+            raise SessionError(
+                f"{call.what} was recorded without its part {part!r}: record with a schedule that "
+                "reuses it"
+            )
+        if program.config.policy == "exact":
+            raise ConfigError(
+                "under policy 'exact' masks grow from step to step, so no step can take over "
+                f"values from another: edit by a schedule that reuses the output, not {part!r}"
+            )
+
+        def key() -> tuple[Any, Sequence[Any]]:
+            if baseline.is_forecast:
+                raise SessionError(
+                    f"{call.what} was no key step when it was recorded: edit by the schedule that "
+                    "the run was recorded with, or by one with fewer key steps"
+                )
+            return program.update_step(baseline, call, self.plan, None)
+
+        return key, lambda taken: program.update_step(baseline, call, self.plan, taken)[0]
 
     def _plan(self, baseline: Baseline, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""

@@ -48,6 +48,8 @@ class NodeReport:
     """Line of the user's model."""
     mask: str
     """The plan's value that says where it is active; empty where it is computed whole."""
+    reused: bool
+    """Only key steps of a sampling run compute it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Sidecar:
     reads: Mapping[str, Read]
     rows: Mapping[str, Row]
     """As in :class:`.passes.graphs.Graphs`."""
+    reused: tuple[str, ...]
+    """The values that steps of a sampling run may take over from others."""
     nodes: tuple[NodeReport, ...]
     """Of the model, with all sites active."""
     fused: tuple[Fused, ...]
@@ -80,6 +84,8 @@ class Sidecar:
         graphs: Graphs, key: str, batch: int, grid: Grid, is_narrow: bool, dense_above: float
     ) -> Sidecar:
         nodes = [n for n in graphs["dense"].graph.nodes if _is_of_model(n)]
+        steps = graphs.parts.get("reuse", graphs["dense"])
+        every_step = {node.name for node in steps.graph.nodes}
         # The recorded noise counts, which a dense run would draw again.
         is_repeatable = not any(map(draws, nodes))
         return Sidecar(
@@ -93,7 +99,8 @@ class Sidecar:
             graphs.copies,
             graphs.reads,
             graphs.rows,
-            tuple(map(_node, nodes)),
+            graphs["key"].results("reused") if "key" in graphs.parts else (),
+            tuple(_node(n, n.name not in every_step) for n in nodes),
             graphs["update"].module.meta.get("fused", ()),
             is_narrow,
             dense_above if is_repeatable else 1.0,
@@ -143,6 +150,7 @@ class Sidecar:
             ),
             "results": {name: _spot(spot) for name, spot in content["results"].items()},
             "reads": {k: Read(v["dim"], tuple(v["tables"])) for k, v in content["reads"].items()},
+            "reused": tuple(content["reused"]),
             "rows": {k: Row(v["table"], tuple(v["kept"])) for k, v in content["rows"].items()},
             "nodes": tuple(_report(entry) for entry in content["nodes"]),
             "fused": tuple(Fused(**{**x, "parts": tuple(x["parts"])}) for x in content["fused"]),
@@ -173,7 +181,7 @@ def _is_of_model(node: Node) -> bool:
     return node.op == "call_function" and node.target is not ops.contiguous
 
 
-def _node(node: Node) -> NodeReport:
+def _node(node: Node, reused: bool) -> NodeReport:
     known, work = facts(node), macs(node)
     return NodeReport(
         name=node.name,
@@ -186,6 +194,7 @@ def _node(node: Node) -> NodeReport:
         kept=0,
         source=_source(node),
         mask=mask_name(known.mask) if known.mask else "",
+        reused=reused,
     )
 
 

@@ -8,6 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -129,3 +137,43 @@ def test_pictures_of_any_kind() -> None:
         assert np.array_equal(found, made)
     assert _psnr([made / 1.0], [made / 1.0]) == float("inf")
     assert _psnr([made + 2.55], [made / 1.0]) == pytest.approx(40, abs=0.1)
+
+
+@pytest.mark.parametrize("make", [EulerAncestralDiscreteScheduler, DDPMScheduler])
+@torch.no_grad()
+def test_samplers_that_add_noise_are_refused(make: Any) -> None:
+    """What an earlier step gave knows nothing of noise that was added since."""
+    sparse = wrapped()
+
+    def run() -> Tensor:
+        scheduler, made = make(), torch.Generator().manual_seed(0)
+        scheduler.set_timesteps(12)
+        x = torch.randn(1, 3, 16, 16, generator=made) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            noise = sparse(scheduler.scale_model_input(x, t), t, torch.tensor([1]))
+            x = scheduler.step(noise, t, x, generator=made).prev_sample
+        return x
+
+    with pytest.raises(SessionError, match=r"adds noise before step \d+"):
+        sparse.calibrate(run, calls=4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler],
+)
+@torch.no_grad()
+def test_samplers_that_add_none_are_not(make: Any) -> None:
+    sparse = wrapped()
+
+    def run() -> Tensor:
+        scheduler = make()
+        scheduler.set_timesteps(12)
+        made = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 3, 16, 16, generator=made) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            noise = sparse(scheduler.scale_model_input(x, t), t, torch.tensor([1]))
+            x = scheduler.step(noise, t, x).prev_sample
+        return x
+
+    assert (sparse.calibrate(run, calls=6).psnr or 0) > 15

@@ -2,68 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sparsify.codegen import ops
 from sparsify.passes.macs import macs
-from sparsify.passes.reuse import Part
+from sparsify.passes.parts import Part
 from torch import Tensor, nn
-from torch.fx import Interpreter, Node
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_unflatten
 
 from sparsify import ConfigError, Schedule, sparsify
-from tests.networks import Recipe, recipes
+from sparsify.forecast import weighed
+from sparsify.oracle import scheduled
+from sparsify.plan import Plan
+from tests import networks
+from tests.networks import MASKS, MaskRecipe, Recipe, recipes
 from tests.rounding import assert_close, tolerance
 from tests.small import small_inputs, small_unet
 
-PARTS: tuple[Part, ...] = ("encoder", "deep")
+PARTS: tuple[Part, ...] = (
+    *("encoder", "deep", "deep.0", "deep.1", "blocks", "attention"),
+    lambda node: "conv" in str(node.target),
+)
 
 
-class Substituted(Interpreter):
-    """A run of a graph in which some nodes have values of another run."""
-
-    def __init__(self, module: Any, values: dict[str, Tensor]) -> None:
-        super().__init__(module)
-        self._given = values
-
-    def run_node(self, n: Node) -> Any:
-        return self._given[n.name] if n.name in self._given else super().run_node(n)
+def forecast(known: list[Any], weights: Sequence[float]) -> list[Any]:
+    return [weighed(own, weights) for own in zip(*known, strict=True)]
 
 
-@settings(max_examples=settings.default.max_examples // 6)
-@given(recipes(), st.sampled_from(PARTS), st.integers(0, 2))
+@settings(max_examples=settings.default.max_examples // 2)
+@given(
+    recipes() | recipes(networks.DIFFUSION),
+    st.sampled_from(PARTS),
+    MASKS,
+    st.floats(0, 1),
+    st.booleans(),
+)
 @torch.no_grad()
-def test_a_reuse_step_is_the_model_around_given_values(
-    recipe: Recipe, part: Part, order: int
+def test_runs_by_a_schedule_equal_the_interpreters(
+    recipe: Recipe, part: Part, mask: MaskRecipe, weight: float, is_whole: bool
 ) -> None:
-    """Drawn networks; with the values of the same inputs it is the model itself."""
-    model, first, second = recipe.build(), recipe.inputs(), recipe.inputs(1)
-    sparse = sparsify(model, backend="eager")
+    """Drawn networks, parts, weights and masks, three steps: sampled, recorded and edited. Where
+    the edited run has more forecasts than the recorded one, ``is_whole``, that makes no
+    difference."""
+    sparse = sparsify(recipe.build(), backend="eager", dense_above=1.0)
     engine = sparse._engine
+    olds = [engine.bind(recipe.inputs(seed), {}) for seed in (0, 2, 4)]
+    news = [engine.bind((recipe.inputs(1)[0], *old.leaves[1:]), {}) for old in olds]
     try:
-        program = engine.program(engine.bind(first, {}), part)
+        program = engine.program(olds[0], part)
     except ConfigError:
         assume(False)
-    output, values = program.key_step(engine.bind(first, {}))
-    allowed = tolerance(recipe, first, second)
-    assert_close(output, model(*first), allowed)
-    assert_close(program.reuse_step(engine.bind(first, {}), values), output, allowed)
-    key = program.graphs["key"]
-    results = cast(tuple[Node, ...], key.graph.output_node().args[0])
-    made = [n for n, kind in zip(results, key.outputs, strict=True) if kind.startswith("reused.")]
-    names = [(n.all_input_nodes[0] if n.target is ops.contiguous else n).name for n in made]
-    known = dict(zip(names, values, strict=True))
-    dense = program.graphs["dense"]
-    given = [second[int(name.removeprefix("input."))] for name in dense.inputs]
-    wanted = Substituted(dense.module, known).run(*given)
-    got = tree_leaves(program.reuse_step(engine.bind(second, {}), values))
-    for new, want in zip([x for x in got if isinstance(x, Tensor)], wanted, strict=True):
-        assert_close(new, want, allowed)
+    weights = (weight, 1 - weight)
+    last = ((2, 1.0),) if is_whole else ((0, weight), (1, 1 - weight))
+    schedule = Schedule((((0, 1.0),), ((1, 1.0),), last), part)
+    edited_by = replace(schedule, rows=(*schedule.rows[:2], ((0, weight), (1, 1 - weight))))
+    plan = Plan(mask.build(recipe.grid))
+    leaves = [call.leaves for call in olds], [call.leaves for call in news]
+    wanted = scheduled(program, plan, schedule, edited_by, *leaves)
+    # Once for what is taken over, and once for what is made of it.
+    allowed = 2 * max(
+        tolerance(recipe, (*a.leaves,), (*b.leaves,)) for a, b in zip(olds, news, strict=True)
+    )
+    kept, changed = list[Any](), list[Any]()
+    for step in range(3):
+        taken = forecast(kept, weights) if step == 2 and not is_whole else None
+        output, values = program.step(olds[step], taken)
+        same, baseline, _ = program.record_step(olds[step], taken)
+        assert_close(same, output, allowed)
+        moved = forecast(changed, weights) if step == 2 else None
+        edited, new_values = program.update_step(baseline, news[step], plan, moved)
+        assert_close(edited, tree_unflatten(wanted[step], program.output_spec), allowed)
+        kept.append(values)
+        changed.append(new_values)
 
 
 def unet() -> UNet2DConditionModel:
@@ -92,19 +108,19 @@ def test_a_diffusers_unet_is_cut_where_its_papers_cut_it() -> None:
     sparse = sparsify(unet(), backend="eager")
     inputs = (torch.randn(2, 4, 16, 16), torch.tensor([5, 5]), torch.randn(2, 3, 8))
     program = sparse._engine.program(sparse._engine.bind(inputs, {}), "encoder")
-    _, values = program.key_step(sparse._engine.bind(inputs, {}))
+    _, values = program.step(sparse._engine.bind(inputs, {}), None)
     assert len(values) == 9 + 1  # conv_in, two of each level, two downsamplers; the middle
     latent = program.graphs["reuse"].graph.find_nodes(op="placeholder")[0]
     assert latent.name == "sample" and not latent.users  # the decoder reads none
     program = sparse._engine.program(sparse._engine.bind(inputs, {}), "deep")
-    _, values = program.key_step(sparse._engine.bind(inputs, {}))
+    _, values = program.step(sparse._engine.bind(inputs, {}), None)
     assert [tuple(value.shape) for value in values] == [(2, 16, 16, 16)]
     whole = work(sparse, "dense", *inputs, part="deep")
     assert work(sparse, "reuse", *inputs, part="deep") < 0.5 * whole
     assert work(sparse, "reuse", *inputs, part="encoder") < 0.75 * whole
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ["encoder", "deep", "blocks"])
 @torch.no_grad()
 def test_runs_by_a_schedule(part: Part) -> None:
     """Key steps are the model; in between the rest of it reads the step's own timestep."""
@@ -139,9 +155,7 @@ def test_models_of_one_resolution_have_no_part() -> None:
     with sparse.sampling(schedule), pytest.raises(ConfigError, match="one resolution only"):
         sparse(x, torch.tensor(1.0))
     with pytest.raises(ConfigError, match="reuse='whole': one of output, encoder, deep"):
-        Schedule.every(2, 4, reuse="whole")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="reuse the output"), sparse.recording(schedule):
-        pass
+        Schedule.every(2, 4, reuse="whole")
 
 
 @torch.no_grad()

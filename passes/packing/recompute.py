@@ -22,7 +22,7 @@ def follows(node: Node) -> bool:
     Known once the sources have masks.
     """
     rule = find_rule(node)
-    if rule is None or not rule.cheap or not can_recompute(node):
+    if rule is None or not rule.cheap or facts(node).reused or not can_recompute(node):
         return False
     return all(facts(source).mask is not None for source in grid_sources(node))
 

@@ -1,0 +1,1 @@
+"""A small text-to-image model of emoji, trained from scratch: see README.md."""

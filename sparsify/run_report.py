@@ -1,0 +1,96 @@
+"""What a sampling run computed, by space and by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from .report import Report, big
+from .schedule import Schedule
+from .sidecar import NodeReport
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One call of the model in a run."""
+
+    step: int
+    is_key: bool
+    macs_dense: int
+    """Multiply-accumulates of the model."""
+    macs_now: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Iterate over the steps, or print it with rich."""
+
+    call: Report
+    """Of one call, with the last plan: what space saves."""
+    schedule: Schedule
+    calls: tuple[tuple[int, bool], ...]
+    """(step, is it a key step) of the last run's calls."""
+
+    def __iter__(self) -> Iterator[StepReport]:
+        dense = self.call.macs_dense
+        return (StepReport(s, k, dense, self._of_call(k, self.call.nodes)) for s, k in self.calls)
+
+    @property
+    def macs_dense(self) -> int:
+        """Of the model at every step."""
+        return len(self.calls) * self.call.macs_dense
+
+    @property
+    def macs_space(self) -> int:
+        """With what edits leave alone not computed, at every step."""
+        return len(self.calls) * self.call.macs_update
+
+    @property
+    def macs_time(self) -> int:
+        """With what steps reuse not computed, at every site."""
+        whole = [replace(node, macs_now=node.macs) for node in self.call.nodes]
+        return sum(self._of_call(is_key, whole) for _, is_key in self.calls)
+
+    @property
+    def macs_now(self) -> int:
+        """With neither."""
+        return sum(step.macs_now for step in self)
+
+    @property
+    def share_left(self) -> float:
+        return self.macs_now / max(self.macs_dense, 1)
+
+    def nodes(self) -> tuple[NodeReport, ...]:
+        """The nodes with the MACs of all calls."""
+        keys = sum(is_key for _, is_key in self.calls)
+        whole = self.schedule.part is not None
+        return tuple(
+            replace(
+                node,
+                macs=node.macs * len(self.calls),
+                macs_now=node.macs_now * (len(self.calls) if whole and not node.reused else keys),
+            )
+            for node in self.call.nodes
+        )
+
+    def _of_call(self, is_key: bool, nodes: Sequence[NodeReport]) -> int:
+        if is_key:
+            return sum(node.macs_now for node in nodes)
+        if self.schedule.part is None:
+            return 0
+        return sum(node.macs_now for node in nodes if not node.reused)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield str(self.schedule)
+        table = Table(title="sparsify: what a run computes")
+        table.add_column("saved by")
+        table.add_column("MACs", justify="right")
+        table.add_column("share of dense", justify="right")
+        rows = {"nothing": self.macs_dense, "space": self.macs_space}
+        rows |= {"time": self.macs_time, "both": self.macs_now}
+        for name, macs in rows.items():
+            table.add_row(name, big(macs), f"{macs / max(self.macs_dense, 1):.1%}")
+        yield table
