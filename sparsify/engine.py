@@ -23,6 +23,7 @@ from .passes.evaluate import Shared
 from .passes.parts import Part
 from .plan import Plan
 from .program import Program
+from .runtime import Reused
 from .session import Mode
 from .signature import Call, Signature, bind
 from .wrapping import view
@@ -148,14 +149,28 @@ class Engine:
         self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
     ) -> tuple[Any, Baseline | None]:
         """Raises :class:`SignatureError`, :class:`BaselineError`, :class:`MaskError`."""
+        program, call = self._looked_at(baseline, call, plan)
+        result = program.update(baseline, call, plan, commit)
+        self.last = program, plan
+        return result
+
+    def update_step(
+        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
+    ) -> tuple[Any, Reused]:
+        """The same of a step that reuses a part; see :meth:`.Program.update_step`."""
+        program, call = self._looked_at(baseline, call, plan)
+        result = program.update_step(baseline, call, plan, taken)
+        self.last = program, plan
+        return result
+
+    def _looked_at(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Program, Call]:
+        """The program for an update, and the call as it takes it; warns of what the mask drops."""
         program = self.program_of(baseline)
         call = call.like(baseline.signature)
         baseline.require_call(call, self.config.any_step)
         with program.as_captured():
             self._drops.look(program.runtime, baseline, call, plan)
-        result = program.update(baseline, call, plan, commit)
-        self.last = program, plan
-        return result
+        return program, call
 
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline:
         return self.program_of(baseline).restrict(baseline, plan)

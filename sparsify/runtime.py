@@ -149,7 +149,13 @@ class Runtime:
         self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
     ) -> tuple[list[Any], Reused]:
         """The results of the edited run from what an edit touches, and the values that other steps
-        may take over, at active sites; or, from such values that are ``taken``, the results."""
+        may take over, at active sites; or, from such values that are ``taken``, the results.
+        Raises :class:`BaselineError` for a baseline that was committed to."""
+        if not baseline.is_one_run:
+            raise BaselineError(
+                "steps that reuse a part update from recorded runs, and this baseline was "
+                "committed to: record with a schedule"
+            )
         tables = self.plan(plan)
         baseline.require(tables.mask)
         if tables.is_empty and self.sidecar.only_grids:

@@ -20,6 +20,7 @@ from .passes.parts import Part
 from .plan import Plan
 from .program import Program
 from .run_report import RunReport
+from .runtime import Reused
 from .schedule import Schedule
 from .signature import Call
 from .words import size_of
@@ -41,6 +42,10 @@ class Host(Protocol):
     def program_of(self, baseline: Baseline) -> Program: ...
 
     def update(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
+
+    def update_step(
+        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
+    ) -> tuple[Any, Reused]: ...
 
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline: ...
 
@@ -203,7 +208,7 @@ class Editing:
     def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Any, Any]:
         """What key steps do, and the others."""
         assert self.forecaster is not None
-        part = self.forecaster.schedule.part
+        part, host = self.forecaster.schedule.part, self.session.module
         if program.part != part:
             raise SessionError(
                 f"{call.what} was recorded without its part {part!r}: record with a schedule that "
@@ -221,9 +226,9 @@ class Editing:
                     f"{call.what} was no key step when it was recorded: edit by the schedule that "
                     "the run was recorded with, or by one with fewer key steps"
                 )
-            return program.update_step(baseline, call, self.plan, None)
+            return host.update_step(baseline, call, self.plan, None)
 
-        return key, lambda taken: program.update_step(baseline, call, self.plan, taken)[0]
+        return key, lambda taken: host.update_step(baseline, call, self.plan, taken)[0]
 
     def _plan(self, baseline: Baseline, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""
