@@ -36,7 +36,7 @@ INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench bench-quick bench-onnx coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
@@ -46,6 +46,7 @@ help:
 	@echo "                --again --rounds 9\" are its options"
 	@echo "make bench-quick  the same, narrow and uncompiled, in minutes -> build/benchmarks"
 	@echo "make bench-onnx the exported update against the exported dense model, in onnxruntime"
+	@echo "make bench-reuse  what steps take over from others, in four parts -> docs/benchmarks"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
 	@echo "                whole networks in every format"
@@ -86,6 +87,10 @@ bench-quick: $(READY)
 bench-onnx: $(READY)
 	@echo "==> benchmark in onnxruntime"
 	@$(TIMED) $(BIN)/python -m benchmarks.onnx $(or $(NETWORKS),ddpm-church-256)
+
+bench-reuse: $(READY)
+	@echo "==> benchmark of reuse"
+	@$(TIMED) $(BIN)/python -m benchmarks.reuse $(BENCH)
 
 coverage: $(READY)
 	@echo "==> coverage"

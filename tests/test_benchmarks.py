@@ -1,4 +1,4 @@
-"""The CPU benchmark on a tiny network: what it writes, and what it does not measure twice."""
+"""The CPU benchmarks on tiny networks: what they write, and what is not measured twice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sparsify.codegen import opaque, products
 from sparsify.codegen.prepack import prepack_conv
 from torch import nn
 
+from benchmarks import reuse
 from benchmarks.floors import Rates, weight_bytes
 from benchmarks.masks import MASKS
 from benchmarks.measure import SHARES
@@ -100,6 +101,58 @@ def test_what_is_measured_is_skipped(
 def test_failure_of_one_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "false")
     assert main([*COMMAND, "--out", str(tmp_path)]) == 1
+
+
+@pytest.fixture(scope="module")
+def reused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reuse")
+    command = ["--quick", "--rounds", "1", "--networks", "dit-xl-2-256", "--out", str(folder)]
+    assert reuse.main(command) == 0
+    return folder
+
+
+def _part(folder: Path, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / f"reuse-{name}.json").read_text())
+    assert loaded["environment"].keys() >= {"cpu", "torch", "diffusers", "commit"}
+    assert loaded["options"]["backend"] == "eager"
+    return loaded
+
+
+def test_quality_of_schedules(reused: Path) -> None:
+    """More calls are closer to the full run, and the shares are those of the calls."""
+    rows = _part(reused, "quality")["rows"]
+    for method in ("calibrated", "equally spaced, held", "equally spaced, linear", "DPM-Solver++"):
+        own = {row["calls"]: row for row in rows if row["method"] == method}
+        assert list(own) == [7, 4, 3]
+        assert own[7]["psnr"] > own[4]["psnr"] > own[3]["psnr"] > 10
+        assert all(row["macs_share"] == calls / 20 for calls, row in own.items())
+    shares = {row["method"]: row["macs_share"] for row in rows}
+    assert 4 / 20 < shares["DeepCache"] < shares["encoder propagation"] < 1
+    assert (reused / "reuse-quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_time_of_a_schedule(reused: Path) -> None:
+    result = _part(reused, "time")
+    assert result["share_of_calls"] == len(result["keys"]) / result["steps"] == 0.2
+    assert 0 < result["share_of_time"] < 1
+
+
+def test_encoder_propagation_from_single_steps(reused: Path) -> None:
+    (row,) = _part(reused, "propagation")["rows"]
+    (run,) = row["schedules"]
+    assert row["error"] < 1e-4 and len(run["keys"]) == 9
+    dense, key, other = (row["times"][name]["median_s"] for name in ("dense", "key", "reuse"))
+    assert run["speedup"] == pytest.approx(50 * dense / (9 * key + 41 * other))
+    macs = row["macs"]
+    assert macs["key"] == macs["dense"] > macs["reuse"]
+    assert run["mac_bound"] == pytest.approx(50 / (9 + 41 * macs["reuse"] / macs["dense"]))
+
+
+def test_space_and_time_together(reused: Path) -> None:
+    rows = {row["run"]: row for row in _part(reused, "space")["rows"]}
+    space, time = rows["space"]["macs_share"], rows["time"]["macs_share"]
+    assert rows["both"]["macs_share"] == pytest.approx(space * time) and time == 0.2
+    assert rows["time"]["psnr"] > 20 and rows["both"]["psnr"] > 20
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (64, 64), (24, 96)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,9 @@ def test_a_folder_samples_as_its_model_does(format: Format, part: str, tmp_path:
             for _ in range(2):
                 torch.testing.assert_close(sampled(model), want, rtol=1e-4, atol=1e-5)
         assert (model.called, model.forecast) == (2 * len(own.keys), 2 * (STEPS - len(own.keys)))
-
-
-def test_a_folder_knows_what_it_can_sample_by(tmp_path: Path) -> None:
-    sparse = sparsify(small_unet(), backend="eager")
-    sparse.export(tmp_path / "plain", *small_inputs())
-    with (
-        pytest.raises(ConfigError, match="export with a schedule"),
-        load(tmp_path / "plain").sampling(),
-    ):
+    refused = folder.sampling(Schedule.every(2, STEPS, reuse="blocks"))
+    with pytest.raises(ConfigError, match=f"reuse '{part}', not 'blocks'"), refused:
         pass
-    sparse.export(tmp_path / "deep", *small_inputs(), schedule=Schedule.every(2, 4, reuse="deep"))
-    with (
-        pytest.raises(ConfigError, match="reuse 'deep', not 'encoder'"),
-        load(tmp_path / "deep").sampling(Schedule.every(2, 4, reuse="encoder")),
-    ):
+    folder.signature = replace(folder.signature, schedule=None)
+    with pytest.raises(ConfigError, match="export with a schedule"), folder.sampling():
         pass
