@@ -82,14 +82,7 @@ class Emoji:
 
     @staticmethod
     def of(settings: Settings) -> Emoji:
-        return Emoji.tiny() if settings.narrow else Emoji.trained(Path(settings.weights))
-
-    @staticmethod
-    def trained(folder: Path) -> Emoji:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet")
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-        return Emoji(unet.float().eval(), text_encoder.float().eval(), tokenizer)
+        return Emoji.tiny() if settings.narrow else Emoji(*net.load(Path(settings.weights)))
 
     @staticmethod
     def tiny() -> Emoji:
@@ -99,7 +92,8 @@ class Emoji:
             **net.unet().config,
             "block_out_channels": (16, 32),
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "mid_block_type": "UNetMidBlock2D",
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
         }
         tokenizer = net.tokenizer([*SEEN, *PROMPTS, *(prompt for pair in EDITS for prompt in pair)])
         unet = UNet2DConditionModel.from_config(config)

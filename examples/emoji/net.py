@@ -111,7 +111,9 @@ class Model(NamedTuple):
 
 
 def load(folder: Path = WEIGHTS) -> Model:
-    """The trained model, in float32."""
+    """The trained model, in float32. Raises ``FileNotFoundError`` before it was trained."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there: run python -m examples.emoji.train first")
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     words = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
     own = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")

@@ -1,7 +1,7 @@
 """Trains the emoji model: ``python -m examples.emoji.train``, one to two hours on two cores.
 
 Pictures of samples and a checkpoint are written on the way; started again, it goes on from there.
-The weights end up as float16 safetensors in the layout of a diffusers pipeline.
+The weights end up in ``examples/emoji/weights``, as float16 in the folders of a diffusers pipeline.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Trained(nn.Module):
 
 def main(
     steps: Annotated[int, typer.Option(help="Of training.")] = 2000,
-    out: Annotated[Path, typer.Option(help="For weights, samples and the checkpoint.")] = Path(
+    out: Annotated[Path, typer.Option(help="For samples and the checkpoint.")] = Path(
         "build/emoji"
     ),
 ) -> None:
@@ -87,7 +87,7 @@ def main(
                 _save(checkpoint, step + 1, model, mean, optimizer)
                 _show(mean, tokenizer, out / f"samples-{step + 1:05}.png")
                 progress.console.print(f"{step + 1} steps, loss {loss_mean:.4f}")
-    net.save(out / "weights", net.Model(mean.unet, mean.text_encoder, tokenizer))
+    net.save(net.WEIGHTS, net.Model(mean.unet, mean.text_encoder, tokenizer))
 
 
 def _loss(model: Trained, levels: Any, pixels: Tensor, tokens: Tensor, nothing: Tensor) -> Tensor:
