@@ -41,6 +41,7 @@ from benchmarks.reuse_runs import (
     Times,
     Work,
     console,
+    noise,
     psnr,
     seconds,
 )
@@ -63,9 +64,10 @@ def quality(settings: Settings, out: Path) -> Results:
     emoji, steps, prompts = Emoji.of(settings), settings.steps, PROMPTS[: settings.prompts]
     sparse = sparsify(emoji.unet, backend="eager")
 
+    starts = [noise(len(prompts), seed) for seed in settings.seeds]
+
     def sampled(model: Any, steps: int, scheduler: Any = None) -> Tensor:
-        seeds = settings.seeds
-        return torch.cat([emoji.sample(model, prompts, seed, steps, scheduler) for seed in seeds])
+        return torch.cat([emoji.sample(model, prompts, x, steps, scheduler) for x in starts])
 
     want, rows = sampled(emoji.unet, steps), list[dict[str, Any]]()
     shown = {"full run": want}
@@ -121,10 +123,10 @@ def time(settings: Settings, out: Path) -> Results:
     emoji, steps = Emoji.of(settings), settings.steps
     dense = emoji.dense(settings)
     sparse = sparsify(dense, backend=settings.backend)
-    schedule = emoji.calibrated(steps, calls=settings.few)
+    schedule, start = emoji.calibrated(steps, calls=settings.few), noise(1, 1)
     runs: dict[str, Callable[[], Tensor]] = {
-        "full": lambda: emoji.sample(dense, PROMPTS[:1], 1, steps),
-        "schedule": lambda: emoji.by(schedule, sparse, PROMPTS[0], 1),
+        "full": lambda: emoji.sample(dense, PROMPTS[:1], start, steps),
+        "schedule": lambda: emoji.by(schedule, sparse, PROMPTS[0], start),
     }
     times = seconds(runs, settings.rounds)
     yield {
@@ -150,7 +152,7 @@ def propagation(settings: Settings, out: Path) -> Results:
 
 @dataclass(frozen=True)
 class _Edit:
-    """Another prompt inside of a mask, from the same noise."""
+    """Another prompt and other noise inside of a mask."""
 
     emoji: Emoji
     old: str
@@ -159,16 +161,21 @@ class _Edit:
     steps: int
     mask: Tensor
 
-    def recorded(self, sparse: SparseModule) -> Session:
+    @property
+    def start(self) -> Tensor:
+        """Of the edited run."""
+        return torch.where(self.mask, noise(1, -self.seed), noise(1, self.seed))
+
+    def recorded(self, sparse: SparseModule) -> tuple[Session, Tensor]:
         with sparse.recording() as session:
-            self.emoji.sample(sparse, [self.old], self.seed, self.steps)
-        return session
+            picture = self.emoji.sample(sparse, [self.old], noise(1, self.seed), self.steps)
+        return session, picture
 
     def edited(
         self, sparse: SparseModule, session: Session, schedule: Schedule | None = None
     ) -> Tensor:
         with session.editing(self.mask, schedule):
-            return self.emoji.sample(sparse, [self.new], self.seed, self.steps)
+            return self.emoji.sample(sparse, [self.new], self.start, self.steps)
 
 
 def space(settings: Settings, out: Path) -> Results:
@@ -178,12 +185,14 @@ def space(settings: Settings, out: Path) -> Results:
     mask, schedule = centred_square(GRID, EDITED), emoji.calibrated(steps, calls=settings.few)
     sparse = sparsify(emoji.unet, backend=settings.backend)
     blended = sparsify(emoji.unet, backend="eager", dense_above=0.0)
-    made: dict[str, list[Tensor]] = {"dense": [], "space": [], "time": [], "both": []}
+    kinds = ("dense", "recorded", "space", "time", "both")
+    made: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     pairs = EDITS[: settings.edits]
     edits = [_Edit(emoji, *pair, seed, steps, mask) for seed, pair in enumerate(pairs, 1)]
     for edit in edits:
         console.log(f"{edit.old} -> {edit.new}")
-        whole, packed = edit.recorded(blended), edit.recorded(sparse)
+        (whole, before), (packed, _) = edit.recorded(blended), edit.recorded(sparse)
+        made["recorded"].append(before)
         made["dense"].append(edit.edited(blended, whole))
         made["time"].append(edit.edited(blended, whole, schedule))
         made["space"].append(edit.edited(sparse, packed))
@@ -214,6 +223,7 @@ def space(settings: Settings, out: Path) -> Results:
         "edited": float(mask.float().mean()),
         "active": float(report.masks[GRID].float().mean()),
         "dilate": sparse.sparsify_config.dilation(GRID),
+        "psnr_of_recorded": errors["recorded"]["psnr"],
         "recorded_mib": packed.nbytes / 2**20,
         "rows": rows,
     }
@@ -225,9 +235,9 @@ def _times(
     dense = edit.emoji.dense(settings)
     by_time = sparsify(dense, backend=settings.backend)
     runs: dict[str, Callable[[], Tensor]] = {
-        "dense": lambda: edit.emoji.sample(dense, [edit.new], edit.seed, edit.steps),
+        "dense": lambda: edit.emoji.sample(dense, [edit.new], edit.start, edit.steps),
         "space": lambda: edit.edited(sparse, session),
-        "time": lambda: edit.emoji.by(schedule, by_time, edit.new, edit.seed),
+        "time": lambda: edit.emoji.by(schedule, by_time, edit.new, edit.start),
         "both": lambda: edit.edited(sparse, session, schedule),
     }
     return seconds(runs, settings.rounds)

@@ -100,13 +100,12 @@ class Emoji:
         return Emoji(unet.eval(), net.text_encoder(tokenizer).eval(), tokenizer)
 
     def sample(
-        self, unet: Any, prompts: Sequence[str], seed: int, steps: int, scheduler: Any = None
+        self, unet: Any, prompts: Sequence[str], latents: Tensor, steps: int, scheduler: Any = None
     ) -> Tensor:
-        """float [N, 3, 64, 64] in 0..1: DDIM, or another scheduler; guidance is a batch of two."""
+        """float [N, 3, 64, 64] in 0..1, from noise: DDIM, or another scheduler; guidance is a batch
+        of two."""
         scheduler = scheduler or net.scheduler()
         scheduler.set_timesteps(steps)
-        noise = torch.Generator().manual_seed(seed)
-        latents = torch.randn(len(prompts), 3 * net.PATCH**2, *GRID, generator=noise)
         tokens = net.tokens(self.tokenizer, [""] * len(prompts) + list(prompts))
         words = self.text_encoder(tokens).last_hidden_state
         for t in scheduler.timesteps:
@@ -119,12 +118,14 @@ class Emoji:
     def calibrated(self, steps: int, **options: Any) -> Schedule:
         """Of a run of other prompts and other noise than what is measured."""
         sparse = sparsify(self.unet, backend="eager")
-        return sparse.calibrate(lambda: self.sample(sparse, SEEN, 0, steps), **options)
+        return sparse.calibrate(
+            lambda: self.sample(sparse, SEEN, noise(len(SEEN), 0), steps), **options
+        )
 
-    def by(self, schedule: Schedule, sparse: SparseModule, prompt: str, seed: int) -> Tensor:
+    def by(self, schedule: Schedule, sparse: SparseModule, prompt: str, latents: Tensor) -> Tensor:
         """One picture."""
         with sparse.sampling(schedule):
-            return self.sample(sparse, [prompt], seed, schedule.steps)
+            return self.sample(sparse, [prompt], latents, schedule.steps)
 
     def dense(self, settings: Settings) -> nn.Module:
         """The model in a copy, compiled for one picture with its weights frozen."""
@@ -132,8 +133,14 @@ class Emoji:
         if settings.is_compiled:
             model.compile()
             with inductor.patch(freezing=True):
-                self.sample(model, SEEN[:1], 0, 1)
+                self.sample(model, SEEN[:1], noise(1, 0), 1)
         return model
+
+
+def noise(count: int, seed: int) -> Tensor:
+    """float [count, 12, 32, 32]"""
+    made = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3 * net.PATCH**2, *GRID, generator=made)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def space(result: dict[str, Any]) -> Table:
     table = _table("run", "MACs", "seconds", "+-", "MAC\nbound", "speed\nup", "PSNR\ninside, dB")
     table.title = (
         f"an edit of {result['edited']:.1%} ({result['active']:.1%} once widened), "
-        f"{result['calls']} of {result['steps']} calls"
+        f"{result['calls']} of {result['steps']} calls; inside, the recorded picture has "
+        f"{result['psnr_of_recorded']:.1f} dB"
     )
     for row in result["rows"]:
         table.add_row(

@@ -45,14 +45,14 @@ def sampled(net: Any, guidance: str) -> Tensor:
 
 
 @settings(max_examples=4)
-@given(st.sets(st.integers(1, STEPS - 1)), st.integers(2, 3), st.sampled_from(["batch", "calls"]))
+@given(st.sets(st.integers(1, STEPS - 1)), st.sampled_from(["batch", "calls"]))
 def test_steps_in_one_batch_are_the_steps_one_by_one(
-    sparse: SparseModule, keys: set[int], ahead: int, guidance: str
+    sparse: SparseModule, keys: set[int], guidance: str
 ) -> None:
     schedule = Schedule.at({0, *keys}, STEPS, 1, "encoder").for_timesteps(times())
     with sparse.sampling(schedule):
         want = sampled(sparse, guidance)
-    with sparse.sampling(schedule, ahead=ahead) as sampling:
+    with sparse.sampling(schedule, ahead=2) as sampling:
         got = sampled(sparse, guidance)
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(sampled(sparse, guidance), want, rtol=1e-4, atol=1e-5)

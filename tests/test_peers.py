@@ -18,6 +18,7 @@ import torch
 import transformers.utils.logging  # noqa: F401 (it sets what cache-dit sets too)
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler, FluxTransformer2DModel, UNet2DConditionModel
+from hypothesis import settings
 from sparsify.passes.macs import macs
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,6 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsify import Schedule, sparsify
 
 STEPS = 8
+IS_DEEP = settings.default.max_examples > 100
+BRANCHES = range(6) if IS_DEEP else (0, 4)
+"""Each takes a capture; `make test-deep` has all."""
 
 
 def assert_same(ours: Tensor, theirs: Tensor, full: Tensor) -> None:
@@ -88,7 +92,7 @@ def sparse_unet() -> Any:
     return sparsify(unet(), backend="eager")
 
 
-@pytest.mark.parametrize("branch", range(6))
+@pytest.mark.parametrize("branch", BRANCHES)
 @torch.no_grad()
 def test_deepcache_computes_the_same(sparse_unet: Any, branch: int) -> None:
     full = guided(unet(), scheduler())
@@ -100,7 +104,7 @@ def test_deepcache_computes_the_same(sparse_unet: Any, branch: int) -> None:
         assert_same(ours, guided(pipe.unet, pipe.scheduler), full)
 
 
-@pytest.mark.parametrize("branch", range(6))
+@pytest.mark.parametrize("branch", BRANCHES)
 @torch.no_grad()
 def test_deepcache_has_the_same_work(sparse_unet: Any, branch: int) -> None:
     """Convolutions, linear layers and the two products of attention, which is told to make them."""

@@ -92,7 +92,7 @@ def test_cache_dit_has_masks_from_8_steps_on() -> None:
     assert sha256("\n".join(masks).encode()).hexdigest() == digest
 
 
-def test_cache_dit_forecasts_along_a_line_from_the_third_step_on() -> None:
+def test_cache_dit_forecasts_along_a_line_from_the_fourth_step_on() -> None:
     schedule = Schedule.published("cache-dit", 28, policy="ultra", order=1)
     assert schedule == Schedule.at(schedule.keys, 28, 1, "blocks")
     early = Schedule.published("cache-dit", 8, policy="ultra", order=1)

@@ -25,7 +25,7 @@ def sampled(net: Any) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(("format", "part"), [("pt2", "encoder"), ("onnx", "deep")])
+@pytest.mark.parametrize(("format", "part"), [("onnx", "encoder")])
 @torch.no_grad()
 def test_a_folder_samples_as_its_model_does(format: Format, part: str, tmp_path: Path) -> None:
     """By the exported schedule, twice; and by one that reuses the output, which any folder can."""
