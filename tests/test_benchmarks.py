@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from sparsify.codegen import opaque, products
 from sparsify.codegen.prepack import prepack_conv
 from torch import nn
@@ -105,6 +106,8 @@ def test_failure_of_one_network_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def reused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if settings.default.max_examples < 100:
+        pytest.skip("takes minutes: make test-deep")
     folder = tmp_path_factory.mktemp("reuse")
     command = ["--quick", "--rounds", "1", "--networks", "dit-xl-2-256", "--out", str(folder)]
     assert reuse.main(command) == 0
