@@ -75,6 +75,7 @@ def _run(work: Work, times: Times, variant: str) -> dict[str, Any]:
 
 def networks(narrow: bool) -> dict[str, Network]:
     """By name."""
+    sizes: list[tuple[tuple[int, ...], int, int, int]]
     if narrow:
         known, sizes = small(), [((32, 64), 16, 1, 64)] * 2
     else:
