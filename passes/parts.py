@@ -117,7 +117,7 @@ def _encoder(nodes: Sequence[Node], part: str) -> set[Node]:
 def _middle(nodes: Sequence[Node], part: str) -> Node:
     """What is joined with the first skip connection behind the coarsest grid; without any, the
     first value of the residual stream behind ``_ENCODER`` of the work of its blocks."""
-    sizes = {node: prod(grid) for node in nodes if (grid := _grid(node))}
+    sizes = _sites(nodes, part)
     coarsest = min(sizes.values())
     first = next(i for i, node in enumerate(nodes) if sizes.get(node) == coarsest)
     for node in nodes[first:]:
@@ -147,14 +147,22 @@ def _joined(node: Node, nodes: Sequence[Node]) -> list[Node]:
 
 def _sizes(nodes: Iterable[Node], part: Part) -> tuple[dict[Node, int], int]:
     """The sites of each value on a grid, and of the picture. Raises :class:`ConfigError` for a
-    model of one grid."""
-    sizes = {node: prod(grid) for node in nodes if (grid := _grid(node))}
+    model of one grid, or of none."""
+    sizes = _sites(nodes, part)
     graph = next(iter(sizes)).graph
     inputs = [node for node in graph.find_nodes(op="placeholder") if facts(node).edited]
-    picture = max(prod(grid) for node in inputs if (grid := _grid(node)))
+    picture = max(_sites(inputs, part).values())
     if min(sizes.values()) == picture:
         raise ConfigError(f"reuse={part!r}: the model has one resolution only")
     return sizes, picture
+
+
+def _sites(nodes: Iterable[Node], part: Part) -> dict[Node, int]:
+    """How many each value on a grid has. Raises :class:`ConfigError` if none is on one."""
+    sizes = {node: prod(grid) for node in nodes if (grid := _grid(node))}
+    if not sizes:
+        raise ConfigError(f"reuse={part!r}: no value that an edit reaches is on a grid")
+    return sizes
 
 
 def _grid(node: Node) -> Grid | None:
@@ -238,13 +246,12 @@ def carried(node: Node) -> Node | None:
 def _reads(branch: Node, x: Node) -> bool:
     """Is ``branch`` computed of ``x``?"""
     seen, stack = set[Node](), [branch]
-    order = {node: i for i, node in enumerate(x.graph.nodes)}
     while stack:
         node = stack.pop()
         if node is x:
             return True
         for arg in node.all_input_nodes:
-            if arg not in seen and order[arg] >= order[x]:
+            if arg not in seen and not arg < x:  # in the order of the graph
                 seen.add(arg)
                 stack.append(arg)
     return False

@@ -14,8 +14,8 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet3DConditionModel,
 )
-from sparsify.passes.macs import macs
-from sparsify.passes.parts import Part
+from sparsify.passes.macs import macs_of
+from sparsify.passes.parts import PARTS, Part
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -116,7 +116,7 @@ def shapes(own: Program) -> list[tuple[int, ...]]:
 
 def left(own: Program) -> float:
     """MACs of a reuse step over those of the model."""
-    reuse, dense = (sum(map(macs, own.graphs[n].graph.nodes)) for n in ("reuse", "dense"))
+    reuse, dense = (macs_of(own.graphs[n].graph) for n in ("reuse", "dense"))
     return reuse / dense
 
 
@@ -197,3 +197,17 @@ def test_a_part_that_is_not_there() -> None:
         program(dit(), "deep.0")
     with pytest.raises(ConfigError, match="no such part that an edit reaches"):
         program(dit(), ("no_such_module",))
+
+
+class NoGrid(nn.Module):
+    """No value is on a grid, as no rule knows of any operator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(2)
+
+
+@pytest.mark.parametrize("part", [*PARTS, "deep.0"])
+@torch.no_grad()
+def test_a_model_without_a_grid_has_no_parts(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"reuse='{part}'"):
+        program((NoGrid().eval(), (torch.randn(1, 3, 8, 8),), {}, {}), part)
