@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from sparsify.codegen.errors import ConfigError, SparsifyError
-from sparsify.passes.macs import macs
+from sparsify.passes.macs import macs_of
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -32,7 +32,6 @@ from benchmarks.machine import environment
 from sparsify import sparsify
 from sparsify.masks import centred_square
 from sparsify.oracle import oracle, relative
-from sparsify.program import Program
 from sparsify.report import Report
 from sparsify.signature import bind
 
@@ -141,16 +140,12 @@ def examine_parts(name: str) -> dict[str, Any]:
                 continue
             output, values = program.step(call, None)
             again, _ = program.step(call, values)
-            work = {form: _macs(program, form) for form in ("dense", "reuse")}
+            work = {form: macs_of(program.graphs[form].graph) for form in ("dense", "reuse")}
             share = work["reuse"] / max(work["dense"], 1)
             parts[part] = {"share": share, "error": relative(again, output)}
     except Exception as error:
         return {"name": name, "parts": parts, "parts_failed": _first_line(error)}
     return {"name": name, "parts": parts}
-
-
-def _macs(program: Program, form: str) -> int:
-    return sum(map(macs, program.graphs[form].graph.nodes))
 
 
 def examine_full(name: str) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from benchmarks.machine import environment
 from benchmarks.reuse_propagation import STEPS, networks, propagated
 from benchmarks.reuse_runs import (
     EDITS,
-    GRID,
     OF_OUTPUT,
     PROMPTS,
     SEEN,
@@ -41,12 +40,12 @@ from benchmarks.reuse_runs import (
     Times,
     Work,
     console,
-    noise,
     psnr,
     seconds,
 )
 from benchmarks.reuse_tables import TABLES, panel
 from examples.emoji import net
+from examples.emoji.sample import noise
 from sparsify import Schedule, Session, SparseModule, sparsify
 from sparsify.masks import centred_square
 
@@ -182,7 +181,7 @@ def space(settings: Settings, out: Path) -> Results:
     """Pictures are compared with a dense edited run that has what was recorded outside of the
     mask, as updates have; times are those of the last edit, against a dense run without a mask."""
     emoji, steps = Emoji.of(settings), settings.steps
-    mask, schedule = centred_square(GRID, EDITED), emoji.calibrated(steps, calls=settings.few)
+    mask, schedule = centred_square(net.GRID, EDITED), emoji.calibrated(steps, calls=settings.few)
     sparse = sparsify(emoji.unet, backend=settings.backend)
     blended = sparsify(emoji.unet, backend="eager", dense_above=0.0)
     kinds = ("dense", "recorded", "space", "time", "both")
@@ -221,8 +220,8 @@ def space(settings: Settings, out: Path) -> Results:
         "keys": schedule.keys,
         "prompts": pairs,
         "edited": float(mask.float().mean()),
-        "active": float(report.masks[GRID].float().mean()),
-        "dilate": sparse.sparsify_config.dilation(GRID),
+        "active": float(report.masks[net.GRID].float().mean()),
+        "dilate": sparse.sparsify_config.dilation(net.GRID),
         "psnr_of_recorded": errors["recorded"]["psnr"],
         "recorded_mib": packed.nbytes / 2**20,
         "rows": rows,

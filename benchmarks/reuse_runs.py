@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from rich.console import Console
-from sparsify.passes.macs import macs
+from sparsify.passes.macs import macs_of
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from examples.emoji import net
+from examples.emoji.sample import denoised, noise
 from sparsify import Schedule, SparseModule, sparsify
 from sparsify.program import Program
 from sparsify.timing import interleaved
@@ -42,9 +43,7 @@ EDITS = (
     ("flat smiling face with open mouth", "flat face with medical mask"),
 )
 """Prompts of recorded runs, and of edited ones."""
-GUIDANCE = 3.0
 NETWORKS = ("stable-diffusion-1.5", "dit-xl-2-256", "deepfloyd-if-i-m")
-GRID = (32, 32)
 console = Console(log_path=False)
 Times = dict[str, dict[str, float]]
 
@@ -104,14 +103,8 @@ class Emoji:
     ) -> Tensor:
         """float [N, 3, 64, 64] in 0..1, from noise: DDIM, or another scheduler; guidance is a batch
         of two."""
-        scheduler = scheduler or net.scheduler()
-        scheduler.set_timesteps(steps)
-        tokens = net.tokens(self.tokenizer, [""] * len(prompts) + list(prompts))
-        words = self.text_encoder(tokens).last_hidden_state
-        for t in scheduler.timesteps:
-            free, bound = unet(torch.cat([latents, latents]), t, words).sample.chunk(2)
-            velocity = free + GUIDANCE * (bound - free)
-            latents = scheduler.step(velocity, t, latents).prev_sample
+        model = net.Model(unet, self.text_encoder, self.tokenizer)
+        latents = denoised(model, prompts, latents, steps, scheduler)
         pictures = nn.functional.pixel_shuffle(latents, net.PATCH)
         return (pictures.clamp(-1, 1) + 1) / 2
 
@@ -137,12 +130,6 @@ class Emoji:
         return model
 
 
-def noise(count: int, seed: int) -> Tensor:
-    """float [count, 12, 32, 32]"""
-    made = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3 * net.PATCH**2, *GRID, generator=made)
-
-
 @dataclass(frozen=True)
 class Work:
     """MACs of a step: of the model, and of both forms with which a part of it is reused."""
@@ -154,7 +141,7 @@ class Work:
     @staticmethod
     def of(program: Program) -> Work:
         parts = (program.graphs[name] for name in ("dense", "key", "reuse"))
-        return Work(*(sum(map(macs, part.graph.nodes)) for part in parts))
+        return Work(*(macs_of(part.graph) for part in parts))
 
     def share(self, schedule: Schedule) -> float:
         """Of the full run's MACs."""

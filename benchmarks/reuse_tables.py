@@ -8,17 +8,17 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.speed_tables import plain_table
 from examples.demo_plots import INK, MUTED, STYLE
 
 TILE = 1.15  # inches
 
 
 def quality(result: dict[str, Any]) -> Table:
-    table = _table("method", "calls", "MACs", "PSNR\ndB", "of mean\nerror", "when\ncalibrated")
+    table = plain_table("method", "calls", "MACs", "PSNR\ndB", "of mean\nerror", "when\ncalibrated")
     table.title = f"{result['pictures']} pictures, against those of {result['steps']} steps"
     for row in result["rows"]:
         calibrated = row.get("psnr_of_calibration")
@@ -34,7 +34,7 @@ def quality(result: dict[str, Any]) -> Table:
 
 
 def time(result: dict[str, Any]) -> Table:
-    table = _table("run", "seconds", "+-", "share\nof time", "share\nof calls")
+    table = plain_table("run", "seconds", "+-", "share\nof time", "share\nof calls")
     table.title = f"{result['calls']} of {result['steps']} calls: {result['psnr']:.1f} dB"
     shares = {"full": (1.0, 1.0), "schedule": (result["share_of_time"], result["share_of_calls"])}
     for name, (of_time, of_calls) in shares.items():
@@ -43,7 +43,7 @@ def time(result: dict[str, Any]) -> Table:
 
 
 def propagation(result: dict[str, Any]) -> Table:
-    table = _table(
+    table = plain_table(
         "network", "key steps", "dense\ns", "key\ns", "reuse\ns", "MAC\nbound",
         "speed\nup", "of\nbound",
     )  # fmt: skip
@@ -63,7 +63,9 @@ def propagation(result: dict[str, Any]) -> Table:
 
 
 def space(result: dict[str, Any]) -> Table:
-    table = _table("run", "MACs", "seconds", "+-", "MAC\nbound", "speed\nup", "PSNR\ninside, dB")
+    table = plain_table(
+        "run", "MACs", "seconds", "+-", "MAC\nbound", "speed\nup", "PSNR\ninside, dB"
+    )
     table.title = (
         f"an edit of {result['edited']:.1%} ({result['active']:.1%} once widened), "
         f"{result['calls']} of {result['steps']} calls; inside, the recorded picture has "
@@ -107,14 +109,6 @@ def panel(rows: Mapping[str, Tensor], prompts: Sequence[str], path: Path) -> Non
             place = min(spaces, key=lambda place: abs(place - half))
             axis.set_title(f"{prompt[:place]}\n{prompt[place + 1 :]}", color=MUTED, fontsize=7)
         figure.savefig(path, dpi=130)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", pad_edge=False)
-    for column in columns:
-        is_text = column in ("method", "run", "network")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    return table
 
 
 def _cells(time: dict[str, float]) -> tuple[str, str]:

@@ -48,7 +48,7 @@ def _baseline(result: dict[str, Any]) -> str:
 
 def edits_table(result: dict[str, Any]) -> Table:
     """A row for each edit; speed-ups are against the compiled dense model, if there is one."""
-    table = _table(
+    table = plain_table(
         "edited", "mask", "eager\nms", "compiled\nms", "+-", "speed\nup", "MAC\nbound",
         "floor\nms", "time /\nfloor", "plan\nms", "peak\nMiB",
     )  # fmt: skip
@@ -71,7 +71,7 @@ def edits_table(result: dict[str, Any]) -> Table:
 def nodes_table(result: dict[str, Any]) -> Table:
     """The nodes that lose most time to their floor, and all of them together."""
     nodes = result["nodes"]
-    table = _table("node", "operator", "ms", "floor\nms", "lost\nms", "GMACs")
+    table = plain_table("node", "operator", "ms", "floor\nms", "lost\nms", "GMACs")
     table.title = f"{result['network']}: the update's nodes, eagerly"
     for row in [*nodes[:WORST], _all(nodes)]:
         table.add_row(
@@ -94,7 +94,7 @@ def _all(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def overview(results: Sequence[dict[str, Any]]) -> Table:
     """Speed-ups of the centred square, and how far they are from the floor."""
     shares = [row["share"] for row in results[0]["edits"] if row["mask"] == "square"]
-    table = _table("network", "dense ms", *(f"{100 * share:.3g}%" for share in shares))
+    table = plain_table("network", "dense ms", *(f"{100 * share:.3g}%" for share in shares))
     table.title = "speed-up over dense [dim](time over floor)[/], centred square"
     for result in results:
         dense = result["dense_compiled"] or result["dense_eager"]
@@ -104,10 +104,11 @@ def overview(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """Names stand at the left, numbers at the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold", pad_edge=False)
     for column in columns:
-        is_text = column in ("mask", "node", "operator", "network")
+        is_text = column in ("mask", "method", "network", "node", "operator", "run")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     return table
 

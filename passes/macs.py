@@ -5,11 +5,16 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from .rules.base import shape_of, source
 
 aten = torch.ops.aten
+
+
+def macs_of(graph: Graph) -> int:
+    """Of all its nodes."""
+    return sum(map(macs, graph.nodes))
 
 
 def macs(node: Node) -> int:

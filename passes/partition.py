@@ -191,11 +191,14 @@ class _Crossing:
     def _results(self, cut: Cut) -> dict[str, Node]:
         """What a graph gives; of what is remembered, one that takes values of its own stage gives
         what other such graphs read."""
-        results = self._in(cut, cut.gives)
+        results, instead = self._in(cut, cut.gives), self._instead_in(cut)
         if cut.takes and "baseline" in cut.gives:
             read = self._read_with(cut)
             results = {n: x for n, x in results.items() if n in read or n.startswith("output.")}
-        return results
+        return {name: instead.get(node, node) for name, node in results.items()}
+
+    def _instead_in(self, cut: Cut) -> Mapping[Node, Node]:
+        return self._instead if cut.takes else {}
 
     def _read_with(self, cut: Cut) -> set[str]:
         """The values of others that graphs read which take the same ones, or may run before."""
@@ -209,8 +212,7 @@ class _Crossing:
 
     def _needed(self, cut: Cut) -> list[Node]:
         taken = set(self._in(cut, cut.takes).values())
-        instead = self._instead if cut.takes else {}
-        results = (instead.get(node, node) for node in self._results(cut).values())
+        results, instead = self._results(cut).values(), self._instead_in(cut)
         return _needed(results, lambda n: n in taken or self._crosses(n, cut), instead)
 
     def extracted(self) -> dict[str, NamedGraph]:
@@ -257,12 +259,12 @@ class _Crossing:
                 graph.get_attr(attribute(name)) if is_constant else graph.placeholder(node.name)
             )
             copies[node].meta.update(node.meta)
-        instead = self._instead if cut.takes else {}
+        instead = self._instead_in(cut)
         for node in self._needed(cut):
             if node not in copies:
                 copies[node] = graph.node_copy(node, lambda n: copies[instead.get(n, n)])
         results = self._results(cut)
-        graph.output(tuple(copies[instead.get(node, node)] for node in results.values()))
+        graph.output(tuple(copies[node] for node in results.values()))
         module = GraphModule(self._joint, graph, class_name=cut.name.capitalize())
         module.eval()
         given = (name for name in arguments.values() if not name.startswith("constant."))

@@ -84,7 +84,7 @@ def _cut(nodes: Sequence[Node], own: set[Node]) -> list[Node]:
     """The values of ``own`` that others read; ``own`` loses those that others may as well make."""
     cut = _read_outside(nodes, own)
     for node in reversed(nodes):
-        if node in own and _is_cheap(node):
+        if node in cut and _is_cheap(node):
             fewer = _read_outside(nodes, own - {node})
             if _bytes(fewer) < _bytes(cut):
                 own.remove(node)

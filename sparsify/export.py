@@ -119,6 +119,8 @@ class _Exporter:
         self._weights, self._tensors = _weights(sparse.graphs)
         self._names = _names(call, taken={"mask", *self._tensors})
         self._renamed = {f"input.{i}": name for i, name in enumerate(self._names)}
+        whole = sparse.runtime.sidecar.reused  # without _OF_SESSIONS only dense steps give it
+        self._sizes = {n: axis for n, axis in sparse.graphs.dynamic.items() if n not in whole}
         self._values = self._examples()
 
     def write(self, folder: Path) -> None:
@@ -190,12 +192,9 @@ class _Exporter:
         return pure(name, part.module, inputs, outputs, self._weights)
 
     def _dynamic(self, function: Pure) -> Mapping[str, int]:
-        """The axes of unknown size; a commit takes no restricted baseline, and what dense steps
-        reuse is whole."""
-        fixed = {*self._sparse.runtime.sidecar.reused}
-        if function.name == "commit":
-            fixed |= self._sparse.graphs.kept.keys()
-        return {n: axis for n, axis in self._sparse.graphs.dynamic.items() if n not in fixed}
+        """The axes of unknown size; a commit takes no restricted baseline."""
+        fixed = self._sparse.graphs.kept if function.name == "commit" else ()
+        return {n: axis for n, axis in self._sizes.items() if n not in fixed}
 
     def _signature(self, graphs: dict[str, GraphFile]) -> FolderSignature:
         sparse, call = self._sparse, self._call
@@ -236,8 +235,7 @@ class _Exporter:
     def _value(self, name: str) -> Value:
         tensor = self._values[name]
         shape: list[int | None] = list(tensor.shape)
-        axis = self._sparse.graphs.dynamic.get(name)
-        if axis is not None and name not in self._sparse.runtime.sidecar.reused:
+        if (axis := self._sizes.get(name)) is not None:
             shape[axis] = None
         return Value(tuple(shape), dtype_name(tensor.dtype))
 

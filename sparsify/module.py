@@ -178,11 +178,10 @@ class SparseModule(nn.Module):
         ``run()`` samples, from the same noise each time, and returns the pictures. It is run once
         whole; all that the steps gave is kept, and the errors of all forecasts from two earlier
         steps follow. With ``reuse`` these are errors of a part of the model (:class:`Schedule`).
-        Key steps are a shortest path over these errors, at most ``longest`` steps
-        apart (by default twice the mean), and weights are fitted by least squares. Then it is run
-        by the schedule, which carries the PSNR to the whole run. In all this costs at most three
-        whole runs. The schedule is for runs with the same timesteps, whatever the noise and the
-        prompt.
+        Key steps are a shortest path over these errors, at most ``longest`` steps apart (by default
+        twice the mean), and weights are fitted by least squares. Then it is run by the schedule,
+        which carries the PSNR to the whole run. In all this costs at most three whole runs. The
+        schedule is for runs with the same timesteps, whatever the noise and the prompt.
 
         Raises :class:`ConfigError`, and :class:`SessionError` for a run that cannot be compared
         with itself.

@@ -17,9 +17,6 @@ from .passes.parts import Part, require_part
 from .published import published
 from .rows import Row, rows_at, rows_every
 
-Reused = Part
-"""What is forecast: "output", and then the model is not called at all; or a part of it
-(:func:`.passes.parts.reused`), and then the rest is computed."""
 _CELL, _MARGIN = 16, 6
 _KEY, _FORECAST, _LINE = (28, 100, 180), (205, 222, 240), (28, 100, 180)
 
@@ -28,13 +25,15 @@ _KEY, _FORECAST, _LINE = (28, 100, 180), (205, 222, 240), (28, 100, 180)
 class Schedule:
     """Plain data: a forecast is a fixed linear combination of what key steps gave.
 
-    A schedule is made by :meth:`every`, :meth:`at` or :meth:`SparseModule.calibrate`. Raises
-    :class:`ConfigError` for one that no run could follow.
+    A schedule is made by :meth:`every`, :meth:`at`, :meth:`published` or
+    :meth:`SparseModule.calibrate`. Raises :class:`ConfigError` for one that no run could follow.
     """
 
     rows: tuple[Row, ...]
     """One for each step."""
-    reuse: Reused = "output"
+    reuse: Part = "output"
+    """What is forecast: "output", and then the model is not called at all; or a part of it
+    (:func:`.passes.parts.reused`), and then the rest is computed."""
     timesteps: tuple[float, ...] | None = None
     """Those that it was calibrated for; None: steps are counted."""
     psnr: float | None = None
@@ -56,12 +55,12 @@ class Schedule:
             raise ConfigError(f"{len(self.timesteps)} timesteps for {self.steps} steps")
 
     @staticmethod
-    def every(count: int, steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
+    def every(count: int, steps: int, order: int = 0, reuse: Part = "output") -> Schedule:
         """Calls the model at every ``count``-th step, from the first."""
         return Schedule(rows_every(count, steps, order), reuse)
 
     @staticmethod
-    def at(keys: Iterable[int], steps: int, order: int = 0, reuse: Reused = "output") -> Schedule:
+    def at(keys: Iterable[int], steps: int, order: int = 0, reuse: Part = "output") -> Schedule:
         """Calls the model at the steps ``keys``, counted from 0.
 
         A forecast is the polynomial of degree ``order`` (0, 1, 2) through the last key steps: 0

@@ -37,6 +37,8 @@ class Watching:
         """The first tensor that the run gave to the model."""
         self._runs: list[dict[tuple[int, int], list[Tensor]]] = []
         self._terms: deque[list[Tensor]] = deque(maxlen=_REMEMBERED)
+        self._is_blind = reuse in ("output", "encoder")
+        """Does what is left to compute read no picture?"""
         self._noise: tuple[float, int] = (0.0, 0)
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
@@ -50,7 +52,7 @@ class Watching:
         if self.first is None and picture is not None:
             self.first = picture.clone()
         output, values = self._step(call, dense)
-        if picture is not None:
+        if picture is not None and self._is_blind:
             self._look(step, number, picture, _floats(output))
         self._runs[-1][step, number] = [_some(x) for x in _floats(values)]
         self._advance()
@@ -85,7 +87,7 @@ class Watching:
         """Raises :class:`SessionError` if the sampler adds noise of its own, and what is reused
         does not read the picture, so that it could not take this noise away again."""
         share, step = self._noise
-        if share > _NOISE and self._reuse in ("output", "encoder"):
+        if share > _NOISE:
             raise SessionError(
                 f"the sampler adds noise before step {step} ({share:.1%} of the picture's energy), "
                 f"of which {self._reuse!r} of an earlier step knows nothing: take a sampler that "

@@ -17,6 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 WEIGHTS = Path(__file__).parent / "weights"
 WORDS, WIDTH, PATCH = 16, 128, 2
 """Of a prompt; of a word's embedding; pixels along each side that are channels of one latent."""
+GRID = (32, 32)
+"""Of latents."""
 
 
 def unet() -> UNet2DConditionModel:

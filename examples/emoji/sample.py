@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,26 +15,35 @@ from sparsify import Schedule, sparsify
 
 from . import net
 
+GUIDANCE = 3.0
+
+
+def noise(count: int, seed: int) -> Tensor:
+    """float [count, 12, 32, 32]"""
+    made = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3 * net.PATCH**2, *net.GRID, generator=made)
+
 
 @torch.no_grad()
-def sample(
-    model: net.Model,
-    prompts: Sequence[str],
-    steps: int = 50,
-    guidance: float = 3.0,
-    seed: int = 0,
+def denoised(
+    model: net.Model, prompts: Sequence[str], latents: Tensor, steps: int, scheduler: Any = None
 ) -> Tensor:
-    """uint8 [N, 64, 64, 3]: DDIM, with guidance as one batch of two."""
-    scheduler = net.scheduler()
+    """The latents of pictures, from noise: DDIM, or another scheduler; guidance is a batch of
+    two."""
+    scheduler = scheduler or net.scheduler()
     scheduler.set_timesteps(steps)
-    made = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(prompts), 12, 32, 32, generator=made)
     tokens = net.tokens(model.tokenizer, [""] * len(prompts) + list(prompts))
     words = model.text_encoder(tokens).last_hidden_state
     for t in scheduler.timesteps:
         free, bound = model.unet(torch.cat([latents, latents]), t, words).sample.chunk(2)
-        latents = scheduler.step(free + guidance * (bound - free), t, latents).prev_sample
-    return net.to_pixels(latents)
+        velocity = free + GUIDANCE * (bound - free)
+        latents = scheduler.step(velocity, t, latents).prev_sample
+    return latents
+
+
+def sample(model: net.Model, prompts: Sequence[str], steps: int = 50, seed: int = 0) -> Tensor:
+    """uint8 [N, 64, 64, 3]"""
+    return net.to_pixels(denoised(model, prompts, noise(len(prompts), seed), steps))
 
 
 def main(
