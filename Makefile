@@ -71,7 +71,7 @@ lint: $(READY)
 # editable one: it reads a plain copy.
 types: $(READY)
 	@echo "==> types"
-	@rm -rf build
+	@rm -rf $(COPY) build/lib build/bdist.*
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COPY) .
 	@cd $(COPY) && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache --strict -p sparsify

@@ -20,6 +20,7 @@ from sparsify.oracle import relative
 from tests.networks import MaskRecipe, Recipe, recipes
 from tests.reference import FIXED, Fixed
 from tests.test_export import FEW_MASKS, agrees_with_the_oracle
+from tests.test_sampled_folders import samples_as_its_model_does
 
 SHARES = (0.0, 0.01, 0.05, 0.3, 1.0)
 ALLOWED = 1e-4
@@ -87,3 +88,11 @@ def test_aoti_equals_the_oracle(
 ) -> None:
     path = tmp_path_factory.mktemp("aoti") / "folder"
     agrees_with_the_oracle(path, "aoti", recipe, fixed, masks)
+
+
+@pytest.mark.parametrize(
+    ("format", "part"),
+    [("onnx", "encoder"), ("aoti", "encoder"), ("aoti", "deep"), ("pt2", "deep")],
+)
+def test_folders_sample_by_a_schedule(format: Any, part: str, tmp_path: Path) -> None:
+    samples_as_its_model_does(format, part, tmp_path)

@@ -25,9 +25,8 @@ def sampled(net: Any) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(("format", "part"), [("onnx", "encoder")])
 @torch.no_grad()
-def test_a_folder_samples_as_its_model_does(format: Format, part: str, tmp_path: Path) -> None:
+def samples_as_its_model_does(format: Format, part: str, tmp_path: Path) -> None:
     """By the exported schedule, twice; and by one that reuses the output, which any folder can."""
     sparse = sparsify(small_unet(), backend="eager")
     schedule = Schedule.every(3, STEPS, order=1, reuse=part)
@@ -46,3 +45,7 @@ def test_a_folder_samples_as_its_model_does(format: Format, part: str, tmp_path:
     folder.signature = replace(folder.signature, schedule=None)
     with pytest.raises(ConfigError, match="export with a schedule"), folder.sampling():
         pass
+
+
+def test_a_folder_samples_as_its_model_does(tmp_path: Path) -> None:
+    samples_as_its_model_does("pt2", "encoder", tmp_path)
