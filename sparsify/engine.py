@@ -92,18 +92,24 @@ class Engine:
             known = self._programs.get((form, ambient, part))
             known = known or self._programs.get((call.signature, ambient, part))
             if known is None or known.is_stale:
-                # Whether its numbers can be tensors is found out once for a form of calls.
-                alike = [p for p in self._programs.values() if p.form == form]
-                may_be_tensors = all(program.signature == form for program in alike)
                 if known is not None:
                     self._retired[known.key] = str(known.retired)
-                options = self._shared, may_be_tensors, self._resets, part
-                made = Program(self.model, self.config, call, ambient, *options)
+                made = self._made(call, ambient, part)
                 self._retired.pop(made.key, None)
                 self._by_key[made.key] = known = made
             self._keep(known)
         self.last = known, None
         return known
+
+    def _made(self, call: Call, ambient: Ambient, part: Part | None) -> Program:
+        form = call.with_tensors.signature
+        alike = [p for p in self._programs.values() if p.form == form]
+        # Whether its numbers can be tensors is found out once for a form of calls.
+        may_be_tensors = all(program.signature == form for program in alike)
+        same = (p for p in alike if p.ambient == ambient and p.signature in (form, call.signature))
+        canonical = next((p.canonical for p in same if not p.is_stale), None)
+        options = self._shared, may_be_tensors, self._resets, part, canonical
+        return Program(self.model, self.config, call, ambient, *options)
 
     def _keep(self, program: Program) -> None:
         """As the one that was used last."""

@@ -15,15 +15,14 @@ from torch.utils._pytree import tree_unflatten
 
 from .ambient import Ambient
 from .baseline import Baseline
+from .canonical import CANONICAL, Canonical
 from .codegen.ambient import as_captured
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError
 from .codegen.tracing import alone
 from .config import SparsifyConfig
 from .inputs import Possible
-from .numbers import capture_call
 from .passes.analyze import AnalyzeLayout
-from .passes.canonicalize import Canonicalize
 from .passes.channels_last import ChannelsLast
 from .passes.constants import Constants
 from .passes.contiguous import Contiguous, ContiguousResults
@@ -47,9 +46,6 @@ from .sidecar import Sidecar
 from .signature import Call
 from .state import Fingerprint, State, Weights
 
-CANONICAL = Pipeline((Canonicalize(),))
-"""What comes before the layouts of inputs are known."""
-
 
 class Program:
     """The graphs of ``model`` for calls like ``call``."""
@@ -64,21 +60,21 @@ class Program:
         may_be_tensors: bool = True,
         resets: int = 0,
         part: Part | None = None,
+        canonical: Canonical | None = None,
     ) -> None:
-        """``part`` is what steps may reuse; it has graphs of its own then."""
+        """``part`` is what steps may reuse; it has graphs of its own then. What another program
+        was made of, ``canonical``, is not captured again."""
         self.ambient, self.config, self.part = ambient, config, part
         self.form = call.with_tensors.signature
         possible = Possible.of(call, config.grids)
-        captured, call = capture_call(model, call, may_be_tensors)
-        self.signature = call.signature
+        self.canonical = canonical = canonical or Canonical.of(model, call, may_be_tensors)
+        self.signature, self.output_spec = canonical.signature, canonical.output_spec
+        call = call.like(self.signature)
         self._model, self._lock = model, Lock()
         self._shared = shared
-        self._state = State(model, resets, captured.reset)
+        self._state = State(model, resets, canonical.reset)
         self._retired: str | None = None
-        self.output_spec = captured.output_spec
-        inspect = Inspect.from_environment()
-        canonical = CANONICAL(Graphs(captured.module), inspect)
-        self.layouts = layouts = possible.layouts(canonical.joint)
+        self.layouts = layouts = possible.layouts(canonical.graphs.joint)
         spatial = next(i for i, layout in enumerate(layouts) if layout is not None)
         first, edited = layouts[spatial], call.leaves[spatial]
         assert first is not None and first.grid is not None
@@ -86,7 +82,7 @@ class Program:
         self.device: torch.device = edited.device
         how = config, has_kernels(self.device), self._evaluated, part
         pipeline = standard(layouts, self.grid, *how)
-        self.graphs = graphs = pipeline(canonical, inspect)
+        self.graphs = graphs = pipeline(canonical.copied(), Inspect.from_environment())
         sidecar = Sidecar.of(
             graphs,
             key=self._key(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,10 +21,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sparsify import ConfigError, sparsify
+from sparsify.engine import Engine
 from sparsify.program import Program
+from sparsify.signature import Call
+from tests.small import small_inputs, small_unet
 from tests.test_reuse import unet
 
-Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any], dict[str, Any]]
+Case = tuple[Engine, Call]
+
+
+def wrapped(model: nn.Module, *args: Any, **kwargs: Any) -> Case:
+    engine = sparsify(model.eval(), backend="eager")._engine
+    return engine, engine.bind(args, kwargs)
 
 
 def alive(model: nn.Module) -> nn.Module:
@@ -31,18 +40,20 @@ def alive(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for weight in model.parameters():
         weight.data = torch.randn_like(weight) * 0.15
-    return model.eval()
+    return model
 
 
+@cache  # of one capture, whatever the part
 def dit() -> Case:
     model = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3,
         sample_size=16, num_embeds_ada_norm=10,
     )  # fmt: skip
     steps = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([1, 2])}
-    return alive(model), (torch.randn(2, 4, 16, 16),), steps, {}
+    return wrapped(alive(model), torch.randn(2, 4, 16, 16), **steps)
 
 
+@cache
 def sd3() -> Case:
     model = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=8,
@@ -54,9 +65,10 @@ def sd3() -> Case:
         "pooled_projections": torch.randn(2, 10),
         "timestep": torch.tensor([5, 5]),
     }
-    return alive(model), (torch.randn(2, 4, 16, 16),), others, {}
+    return wrapped(alive(model), torch.randn(2, 4, 16, 16), **others)
 
 
+@cache
 def flux() -> Case:
     model = FluxTransformer2DModel(
         patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16,
@@ -72,12 +84,14 @@ def flux() -> Case:
         "img_ids": ids,
         "txt_ids": torch.zeros(6, 3),
     }
-    options = {"grids": {"hidden_states": (8, 8)}}
-    return alive(model), (torch.randn(1, 64, 4),), others, options
+    grids = {"hidden_states": (8, 8)}
+    engine = sparsify(alive(model).eval(), backend="eager", grids=grids)._engine
+    return engine, engine.bind((torch.randn(1, 64, 4),), others)
 
 
+@cache
 def flat() -> Case:
-    return unet(), (torch.randn(2, 4, 16, 16), torch.tensor([5, 5]), torch.randn(2, 3, 8)), {}, {}
+    return wrapped(unet(), torch.randn(2, 4, 16, 16), torch.tensor([5, 5]), torch.randn(2, 3, 8))
 
 
 def video() -> Case:
@@ -88,19 +102,18 @@ def video() -> Case:
         attention_head_dim=4, norm_num_groups=4,
     )  # fmt: skip
     inputs = torch.randn(1, 4, 2, 16, 16), torch.tensor([5]), torch.randn(1, 3, 8)
-    return alive(model), inputs, {}, {}
+    return wrapped(alive(model), *inputs)
 
 
 def program(case: Case, part: Part) -> Program:
-    model, args, kwargs, options = case
-    engine = sparsify(model, backend="eager", **options)._engine
-    made = engine.program(engine.bind(args, kwargs), part)
-    output, values = made.step(engine.bind(args, kwargs), None)
-    again = made.step(engine.bind(args, kwargs), values)[0]
+    engine, call = case
+    made = engine.program(call, part)
+    output, values = made.step(call, None)
+    again = made.step(call, values)[0]
     for want, got in zip(tree_leaves(output), tree_leaves(again), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     others = [x + torch.randn_like(x) for x in values]
-    moved = made.step(engine.bind(args, kwargs), others)[0]
+    moved = made.step(call, others)[0]
     pairs = zip(tree_leaves(output), tree_leaves(moved), strict=True)
     assert any((a - b).abs().max() > 1e-3 for a, b in pairs)  # what is taken over is read
     return made
@@ -169,10 +182,10 @@ class Wide(nn.Module):
 def test_what_is_cheap_to_compute_is_not_kept() -> None:
     """The value on the small grid, not the one that it is resized to."""
     x = torch.randn(1, 3, 8, 8)
-    own = program((Wide().eval(), (x,), {}, {}), lambda node: node.name in ("conv2d", "relu"))
+    own = program(wrapped(Wide(), x), lambda node: node.name in ("conv2d", "relu"))
     assert shapes(own) == [(1, 4, 4, 4)]
-    engine = sparsify(Wide().eval(), backend="eager")._engine
-    deep = engine.program(engine.bind((x,), {}), ("down",))
+    engine, call = wrapped(Wide(), x)
+    deep = engine.program(call, ("down",))
     assert shapes(deep) == [(1, 4, 4, 4)]
 
 
@@ -187,7 +200,7 @@ def test_a_controlnet_has_parts_of_its_own() -> None:
     )  # fmt: skip
     picture = torch.randn(1, 3, 128, 128)
     inputs = torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 3, 8), picture
-    own = program((net, inputs, {}, {}), "attention")
+    own = program(wrapped(net, *inputs), "attention")
     assert shapes(own)
 
 
@@ -210,4 +223,15 @@ class NoGrid(nn.Module):
 @torch.no_grad()
 def test_a_model_without_a_grid_has_no_parts(part: str) -> None:
     with pytest.raises(ConfigError, match=f"reuse='{part}'"):
-        program((NoGrid().eval(), (torch.randn(1, 3, 8, 8),), {}, {}), part)
+        program(wrapped(NoGrid(), torch.randn(1, 3, 8, 8)), part)
+
+
+@torch.no_grad()
+def test_programs_of_all_parts_are_made_of_one_capture() -> None:
+    """In whatever order; a model that changed is captured again."""
+    (engine, call), (other, _) = (wrapped(small_unet(), *small_inputs()) for _ in range(2))
+    plain, deep = (engine.program(call, part) for part in (None, "deep"))
+    assert deep.canonical is plain.canonical
+    assert other.program(call, "deep").key == deep.key
+    engine.model.leave.stride = 2
+    assert engine.program(call, "blocks").canonical is not plain.canonical
