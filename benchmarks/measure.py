@@ -105,6 +105,7 @@ class Prepared:
         tables = program.plan(edit.plan)
         part = program.graphs["dense" if tables.is_dense else "update"]
         values = program.runtime.operands(self.baseline, call, tables.mask)
+        part.module.recompile()
         return part.module, tuple(values[name] for name in part.inputs)
 
     def updated(self, edit: Edit, sparse: SparseModule, baseline: Baseline) -> Tensor:

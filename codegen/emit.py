@@ -35,7 +35,7 @@ class Emitted:
     """A graph that runs as it is."""
 
     def __init__(self, module: GraphModule) -> None:
-        self._module = module
+        self._module, self._has_code = module, False
 
     @property
     def source(self) -> str:
@@ -43,6 +43,9 @@ class Emitted:
         return readable(self._module)
 
     def __call__(self, *inputs: Any) -> Any:
+        if not self._has_code:
+            self._module.recompile()
+            self._has_code = True
         return self._module(*inputs)
 
     def forget(self) -> None:
@@ -96,11 +99,11 @@ class Compiled(Emitted):
 
     def forget(self) -> None:
         if self._frozen:
-            self._module.recompile()  # new code, which torch.compile does not know
             self._compile()
 
     def _compile(self) -> None:
         """At the first call. Not as a module: captures patch how all of these are called."""
+        self._module.recompile()  # new code, which torch.compile does not know
         self._compiled: Callable[..., Any] = torch.compile(
             self._module.forward, fullgraph=True, options=self._options
         )

@@ -27,7 +27,8 @@ class Pass:
         return type(self).__name__
 
     def __call__(self, module: GraphModule) -> GraphModule:
-        """One graph, rewritten; it may be changed in place."""
+        """One graph, rewritten; it may be changed in place. The code of a :class:`.NamedGraph` may
+        be left as it was: what runs it generates it."""
         raise NotImplementedError
 
     def apply(self, graphs: Graphs) -> Graphs:

@@ -35,7 +35,6 @@ class ChannelsLast(Pass):
                 if x not in ordered:
                     ordered[x] = _ordered(x, node)
                 node.replace_input_with(x, ordered[x])
-        module.recompile()
         return module
 
 

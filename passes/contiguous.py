@@ -27,7 +27,6 @@ class Contiguous(Pass):
         for node in [node for node in module.graph.nodes if _is_foreign(node)]:
             for x in node.all_input_nodes:
                 node.replace_input_with(x, _contiguous(x, node))
-        module.recompile()
         return module
 
 
@@ -43,7 +42,6 @@ class ContiguousResults(Pass):
         output = module.graph.output_node()
         copies = {node: _contiguous(node, output) for node in output.all_input_nodes}
         output.args = tree_map_only(Node, copies.__getitem__, output.args)
-        module.recompile()
         return module
 
 

@@ -44,7 +44,6 @@ class Fuse(Pass):
         found = [rule(node) for node in list(module.graph.nodes) for rule in _RULES]
         module.meta["fused"] = [fused for fused in found if fused is not None]
         module.graph.eliminate_dead_code()
-        module.recompile()
         return module
 
 

@@ -25,6 +25,12 @@ class NamedGraph:
     def graph(self) -> Graph:
         return self.module.graph
 
+    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Its results for these arguments, of which it takes those that it reads."""
+        self.module.recompile()  # passes write to the graph alone
+        results = self.module(*(values[name] for name in self.inputs))
+        return dict(zip(self.outputs, results, strict=True))
+
     def named(self, kind: str) -> dict[Node, str]:
         """The arguments of this kind, with their names."""
         return {node: name for node, name in self._arguments() if name.startswith(f"{kind}.")}
@@ -48,7 +54,6 @@ class NamedGraph:
                 names.append(name)
             else:
                 self.graph.erase_node(node)
-        self.module.recompile()
         return replace(self, inputs=tuple(names))
 
 

@@ -23,7 +23,6 @@ class OfOneRun(Pass):
         for node in module.graph.find_nodes(op="call_function", target=ops.of_one_run):
             node.replace_all_uses_with(node.args[1])
         module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        module.recompile()
         return module
 
     def apply(self, graphs: Graphs) -> Graphs:

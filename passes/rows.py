@@ -118,7 +118,6 @@ def _with_rows(plan: NamedGraph, rows: Mapping[Row, str]) -> NamedGraph:
             for row in rows
         ]
     output.args = ((*results, *made),)
-    plan.module.recompile()
     return replace(plan, outputs=(*plan.outputs, *rows.values()))
 
 

@@ -11,7 +11,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from .base import Pass
 from .facts import facts
-from .graphs import Graphs, NamedGraph
+from .graphs import Graphs
 from .layout import Grid
 
 
@@ -34,13 +34,13 @@ class PropagateShapes(Pass):
         shape = (items, *self.grid) if items > 1 else self.grid
         mask = torch.ones(shape, dtype=torch.bool, device="cpu")
         record, plan = graphs["record"], graphs["plan"]
-        planned = _run(plan, {"mask": mask})
+        planned = plan.run({"mask": mask})
         tables = {name: x for name, x in planned.items() if not name.startswith("mask.")}
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             values = {name: _like(value) for name, value in _inputs(graphs).items()}
             device = _device(list(values.values()))
             values |= {name: _like(table, device) for name, table in tables.items()}
-            values |= _run(record, values)
+            values |= record.run(values)
             values |= {name: values[first] for name, first in graphs.copies.items()}
             for part in graphs.parts.values():
                 if part.stage in self.graphs:
@@ -60,11 +60,6 @@ def _inputs(graphs: Graphs) -> dict[str, Any]:
             if name.startswith("input."):
                 values.setdefault(name, (facts(node).recorded or node).meta["val"])
     return values
-
-
-def _run(part: NamedGraph, values: dict[str, Any]) -> dict[str, Any]:
-    results = part.module(*(values[name] for name in part.inputs))
-    return dict(zip(part.outputs, results, strict=True))
 
 
 def _like(value: Any, device: torch.device | None = None) -> Any:

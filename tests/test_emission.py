@@ -94,6 +94,7 @@ def update(model: nn.Module, *inputs: Tensor) -> Case:
     assert len({tuple(table.shape for table in case) for case in cases}) > 1
     names, axes = enumerate(part.inputs), program.graphs.dynamic
     dynamic = {i: axes[name] for i, name in names if name in axes}
+    part.module.recompile()
     return Case(part.module, dynamic, tuple(cases), program.graphs.most_rows)
 
 

@@ -12,7 +12,7 @@ from sparsify.passes.analyze import AnalyzeLayout
 from sparsify.passes.base import Pass
 from sparsify.passes.canonicalize import Canonicalize
 from sparsify.passes.constants import Constants
-from sparsify.passes.graphs import Graphs, NamedGraph
+from sparsify.passes.graphs import Graphs
 from sparsify.passes.layout import Layout
 from sparsify.passes.masks import PropagateMasks
 from sparsify.passes.pack import Pack
@@ -20,7 +20,7 @@ from sparsify.passes.packing.packed import Packed
 from sparsify.passes.partition import CUTS, Cut, Partition
 from sparsify.passes.pipeline import Pipeline
 from sparsify.passes.verify import Inspect
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 import sparsify
@@ -111,11 +111,6 @@ REUSE = (
 )
 
 
-def run(part: NamedGraph, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    results = part.module(*(values[name] for name in part.inputs))
-    return dict(zip(part.outputs, results, strict=True))
-
-
 @torch.no_grad()
 def test_a_key_and_a_reuse_form_of_graphs() -> None:
     """As reuse over steps needs them, from a pass and four more cuts alone."""
@@ -131,14 +126,14 @@ def test_a_key_and_a_reuse_form_of_graphs() -> None:
     x, mask = torch.randn(IMAGE), torch.zeros(8, 8, dtype=torch.bool)
     mask[2:5, 3:6] = True
     values = {"input.0": x, "mask": mask}
-    values |= run(graphs["record"], values) | run(graphs["plan"], values)
+    values |= graphs["record"].run(values) | graphs["plan"].run(values)
     values["input.0"] = edited = torch.where(mask, x + 1, x)
     for kind, stage in (("dense", "dense"), ("update", "update")):
-        want = run(graphs[stage], values)["output.0"]
-        made = run(graphs[f"{kind} key"], values)
+        want = graphs[stage].run(values)["output.0"]
+        made = graphs[f"{kind} key"].run(values)
         assert torch.equal(made["output.0"], want)
         later = {**values, **made, "input.0": edited + 0.5 * mask}
         reuse = graphs[f"{kind} reuse"]
         assert text(reuse.graph).count("conv") < text(graphs[stage].graph).count("conv")
-        got = run(reuse, later)["output.0"]
+        got = reuse.run(later)["output.0"]
         torch.testing.assert_close(got, want + 0.5 * mask)
