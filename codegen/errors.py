@@ -50,7 +50,8 @@ class ExportError(SparsifyError, RuntimeError):
 
 
 class FolderError(SparsifyError, ValueError):
-    """An exported folder is damaged, of another version, or lacks what runs it."""
+    """A folder that was written cannot be made, or is damaged, of another version, or lacks what
+    runs it."""
 
 
 class RewriteError(SparsifyError, RuntimeError):

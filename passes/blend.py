@@ -55,13 +55,18 @@ def blend(layout: Layout, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(active.reshape(shape), new, old)
 
 
-def sites(layout: Layout, marks: Tensor) -> Tensor:
-    """bool [N, H, W]: the sites of each item at which any of ``marks`` is set."""
+def by_site(layout: Layout, values: Tensor) -> Tensor:
+    """[N, C, H, W]: all that stands at a site of an item, in one axis."""
     dim, grid = layout.site_dim, layout.space.grid
     if layout.merged:
-        marks, dim = marks.unflatten(dim, (-1, *grid)), dim + 1
-    marks = marks.movedim((dim, dim + 1), (-2, -1))
-    return marks.reshape(marks.shape[0], -1, *grid).any(1)
+        values, dim = values.unflatten(dim, (-1, *grid)), dim + 1
+    values = values.movedim((dim, dim + 1), (-2, -1))
+    return values.reshape(values.shape[0], -1, *grid)
+
+
+def sites(layout: Layout, marks: Tensor) -> Tensor:
+    """bool [N, H, W]: the sites of each item at which any of ``marks`` is set."""
+    return by_site(layout, marks).any(1)
 
 
 def blended(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,19 +11,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .codegen.errors import ConfigError
 from .forecast import clock_of, picture_of
-from .passes.parts import Part
+from .host import Host
 from .program import Program
 from .runtime import Reused
 from .schedule import Schedule
 from .signature import Call, as_tensor, is_number
-
-
-class Host(Protocol):
-    """What this needs of the module."""
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call: ...
-
-    def program(self, call: Call, part: Part | None = None) -> Program: ...
 
 
 class Ahead:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,25 +14,18 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import ahead
 from .codegen.errors import ConfigError, SessionError, SparsifyWarning
 from .fit import Fit
 from .forecast import picture_of
+from .host import Host
 from .passes.parts import Part
 from .sampling import Sampling
 from .schedule import Schedule
-from .session import Mode
 from .signature import Call
 from .watching import Watching
 
 RUNS = 3
 """A calibration costs at most as much as these many full runs."""
-
-
-class Host(ahead.Host, Protocol):
-    """What calibration needs of the module."""
-
-    def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
 
 
 def calibrate(

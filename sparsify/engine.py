@@ -18,13 +18,13 @@ from .baseline import Baseline, require_baseline
 from .changes import Drops
 from .codegen.errors import BaselineError, MaskError
 from .config import SparsifyConfig
+from .host import Mode
 from .masks import MaskLike, fitted
 from .passes.evaluate import Shared
 from .passes.parts import Part
 from .plan import Plan
 from .program import Program
 from .runtime import Reused
-from .session import Mode
 from .signature import Call, Signature, bind
 from .wrapping import view
 

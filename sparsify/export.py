@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -37,6 +36,7 @@ from .folder import (
     is_exported,
     write_signature,
 )
+from .hashed import replaced
 from .passes.graphs import Constant, Graphs, NamedGraph
 from .passes.partition import attribute
 from .program import Program
@@ -60,33 +60,11 @@ def export_folder(
     ``path``.
 
     An exported folder there is replaced; if anything fails, ``path`` stays as it was.
-    Raises :class:`ExportError`.
+    Raises :class:`ExportError`, and :class:`FolderError` for a path where no folder can be.
     """
     _require_possible(sparse, path, format)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise ExportError(f"{path} cannot be made ({error.strerror}): give another path") from None
-    with beside as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        with as_captured():
-            _Exporter(sparse, model, call, format, schedule).write(new)
-        _replace(path, new, Path(temporary) / "old")
-
-
-def _replace(path: Path, new: Path, old: Path) -> None:
-    """``new`` becomes ``path``; what stood there becomes ``old``."""
-    if not path.exists():
-        new.rename(path)
-        return
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
+    with replaced(path) as new, as_captured():
+        _Exporter(sparse, model, call, format, schedule).write(new)
 
 
 def _require_possible(sparse: Program, path: Path, format: str) -> None:

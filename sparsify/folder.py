@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from .codegen.errors import FolderError
+from .hashed import check_files, files_of, is_whole
 from .sidecar import Sidecar
 
 Format = Literal["pt2", "onnx", "aoti"]
@@ -85,9 +86,7 @@ class FolderSignature:
 
 def write_signature(folder: Path, signature: FolderSignature) -> None:
     """Adds sizes and hashes of all files in ``folder``, and of itself."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
-    content = {**asdict(signature), "files": files}
+    content = {**asdict(signature), "files": files_of(folder)}
     content["sha256"] = _digest(content)
     (folder / SIGNATURE).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -126,11 +125,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def is_exported(folder: Path) -> bool:
     """Does ``folder`` hold what an export wrote, of any version, and nothing else?"""
-    try:
-        known = set(json.loads((folder / SIGNATURE).read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return {path.name for path in folder.iterdir()} <= known | {SIGNATURE}
+    return is_whole(folder, SIGNATURE)
 
 
 def _check_files(folder: Path, signature: FolderSignature) -> None:
@@ -138,18 +133,7 @@ def _check_files(folder: Path, signature: FolderSignature) -> None:
     loaded = {WEIGHTS, *(graph.file for graph in signature.graphs.values())}
     if odd := sorted({n for n in loaded if n not in signature.files or Path(n).name != n}):
         raise FolderError(f"{folder / SIGNATURE} has no hash of {odd[0]}: export again")
-    for name, about in signature.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise FolderError(f"{folder} lacks {name}: copy the whole folder, or export again")
-        size = path.stat().st_size
-        if size != about["size"]:
-            raise FolderError(
-                f"{path} has {size} bytes, {about['size']} were written: "
-                "it is truncated or another file; copy it again, or export again"
-            )
-        if _sha256(path) != about["sha256"]:
-            raise FolderError(f"{path} was changed after the export: export again")
+    check_files(folder, signature.files, "export again")
 
 
 def _from_json(content: dict[str, Any]) -> FolderSignature:
@@ -170,11 +154,3 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

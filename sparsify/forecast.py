@@ -38,7 +38,7 @@ class Clock:
     def tick(self, call: Call) -> tuple[int, int]:
         """(step, number among the calls of this step). Raises :class:`SessionError` for a call
         whose step the schedule does not know."""
-        time = _time(call)
+        time = time_of(call)
         if self._is_of_this_step(call, time):
             self._number += 1
         elif self.started is not None and self._goes_on(time):
@@ -223,6 +223,7 @@ def clock_of(call: Call) -> int:
     raise SessionError("no input of this call is a number, so none tells the step of the run")
 
 
-def _time(call: Call) -> float:
+def time_of(call: Call) -> float:
+    """The timestep. Raises as :func:`clock_of`."""
     leaf = call.leaves[clock_of(call)]
     return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)

@@ -26,6 +26,7 @@ from .report import Report
 from .sampling import Sampling
 from .schedule import Schedule
 from .session import Recording, Session
+from .session_file import load_calls
 from .source import as_files, whole
 from .wrapping import require_module, view
 
@@ -148,6 +149,13 @@ class SparseModule(nn.Module):
         session = Session(self._engine)
         with self._engine.mode_of(Recording(session, schedule)):
             yield session
+
+    def load_session(self, path: str | Path, device: torch.device | str | None = None) -> Session:
+        """What :meth:`.Session.save` wrote, with its tensors on ``device``, by default where they
+        were; on a CPU they are read when they are used. Edits refuse what other weights or another
+        configuration recorded. Raises :class:`FolderError` for a folder that is not as it was
+        written."""
+        return Session(self._engine, load_calls(Path(path), device))
 
     @contextmanager
     def sampling(self, schedule: Schedule, ahead: int = 1) -> Iterator[Sampling]:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .ahead import Ahead, Host
+from .ahead import Ahead
 from .codegen.errors import SessionError
 from .forecast import Forecaster
+from .host import Host
 from .passes.parts import Part
 from .run_report import RunReport
 from .schedule import Schedule

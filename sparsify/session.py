@@ -4,52 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
-
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_unflatten
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from .baseline import Baseline
-from .changes import changed
-from .codegen.errors import ConfigError, SessionError, SignatureError, SparsifyWarning
+from .codegen.errors import ConfigError, SessionError, SparsifyWarning
+from .editing import Editing
+from .finding import Finding
 from .forecast import Forecaster
-from .masks import MaskLike, fitted
-from .passes.parts import Part
+from .host import Host
+from .masks import MaskLike
 from .plan import Plan
-from .program import Program
-from .run_report import RunReport
-from .runtime import Reused
 from .schedule import Schedule
+from .session_file import save_calls
 from .signature import Call
 from .words import size_of
-
-
-class Mode(Protocol):
-    """What calls of a module go to inside a context."""
-
-    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
-        """The output; ``dense`` runs the model as it is."""
-        ...
-
-
-class Host(Protocol):
-    """What a session needs of the module that it belongs to."""
-
-    def program(self, call: Call, part: Part | None = None) -> Program: ...
-
-    def program_of(self, baseline: Baseline) -> Program: ...
-
-    def update(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
-
-    def update_step(
-        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
-    ) -> tuple[Any, Reused]: ...
-
-    def restrict(self, baseline: Baseline, plan: Plan) -> Baseline: ...
-
-    def mode_of(self, mode: Mode | None) -> AbstractContextManager[None]: ...
 
 
 @dataclass(repr=False)
@@ -76,9 +47,27 @@ class Session:
         plan = Plan.of(mask)
         self.calls[:] = [self.module.restrict(baseline, plan) for baseline in self.calls]
 
+    def __getitem__(self, calls: slice) -> Session:
+        """Some of the calls, such as ``session[10:]`` for a run that starts late."""
+        return Session(self.module, self.calls[calls])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the folder ``path``, for :meth:`SparseModule.load_session` in any process with the
+        same model. A session there is replaced; if anything fails, it stays as it was.
+
+        Raises :class:`FolderError`, and :class:`BaselineError` for calls with arguments that no
+        file can hold.
+        """
+        save_calls(self.calls, Path(path))
+
     @contextmanager
     def editing(
-        self, mask: MaskLike | Plan | None = None, schedule: Schedule | None = None
+        self,
+        mask: MaskLike | Plan | None = None,
+        schedule: Schedule | None = None,
+        *,
+        after: int | None = None,
+        margin: int = 1,
     ) -> Iterator[Editing]:
         """Inside, the model's calls are updates of the recorded ones.
 
@@ -95,15 +84,27 @@ class Session:
         of the model, all steps are updates, of which only those at key steps compute this part; the
         run has to be recorded with a schedule of the same part.
 
+        With ``after`` the mask is found: the calls of so many steps run the model, and where they
+        changed the picture, the others are updates (:mod:`.found_masks`, grown by ``margin``
+        sites). It is :attr:`Editing.mask` then, with ``mask`` beside it, if there is one. A call
+        whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing.
+
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
-        a scalar input, for one call too many, and on leaving if there was none.
+        a scalar input, for one call too many, and on leaving if there was none;
+        :class:`ConfigError` for ``after`` under policy "exact", and with a schedule that reuses a
+        part.
         """
         if not self.calls:
             raise SessionError(
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        editing = Editing(self, Plan.of(mask), schedule)
+        if after is None:
+            editing = Editing(self.module, self.calls, Plan.of(mask), schedule)
+        else:
+            _require_findable(self, schedule, after, margin)
+            own = None if mask is None else Plan.of(mask)
+            editing = Editing(self.module, self.calls, own, schedule, Finding(after, margin))
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
@@ -156,135 +157,17 @@ class Recording:
         return forecaster.run(call, key, reuse)
 
 
-class Editing:
-    """The mode of a module inside ``editing(mask)``; ``position`` is that of the next call."""
-
-    def __init__(self, session: Session, plan: Plan, schedule: Schedule | None = None) -> None:
-        self.session, self.plan, self.position = session, plan, 0
-        self.forecaster = None if schedule is None else Forecaster(schedule)
-
-    def __repr__(self) -> str:
-        return f"<Editing: {self.position} of {len(self.session.calls)} calls made>"
-
-    def report(self) -> RunReport:
-        """What the run computed of the model, so far."""
-        program = self.session.module.program_of(self.session.calls[max(self.position - 1, 0)])
-        calls = tuple((step, True) for step in range(self.position))
-        schedule = Schedule.every(1, max(self.position, 1))
-        if self.forecaster is not None:
-            calls, schedule = tuple(self.forecaster.calls), self.forecaster.schedule
-        return RunReport(program.runtime.report(self.plan), schedule, calls)
-
-    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
-        number, calls = self._twin(call), self.session.calls
-        baseline = calls[number]
-        call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
-        output = self._edited(baseline, call)
-        self.position = number + 1
-        return output
-
-    def _edited(self, baseline: Baseline, call: Call) -> Any:
-        """The update; where the schedule says so, from a forecast."""
-        if self.forecaster is None:
-            return self._updated(baseline, call)
-        program = self.session.module.program_of(baseline)
-        if self.forecaster.schedule.part is not None:
-            return self.forecaster.run(call, *self._by_part(program, baseline, call))
-
-        def key() -> tuple[Any, list[Any]]:
-            output = self._updated(baseline, call)
-            pairs = zip(tree_leaves(output), baseline.outputs, strict=True)
-            return output, [_minus(*pair) for pair in pairs]
-
-        def reuse(changes: list[Any]) -> Any:
-            made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
-            return tree_unflatten(made, program.output_spec)
-
-        return self.forecaster.run(call, key, reuse)
-
-    def _updated(self, baseline: Baseline, call: Call) -> Any:
-        return self.session.module.update(baseline, call, self._plan(baseline, call))[0]
-
-    def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Any, Any]:
-        """What key steps do, and the others."""
-        assert self.forecaster is not None
-        part, host = self.forecaster.schedule.part, self.session.module
-        if program.part != part:
-            raise SessionError(
-                f"{call.what} was recorded without its part {part!r}: record with a schedule that "
-                "reuses it"
-            )
-        if program.config.policy == "exact":
-            raise ConfigError(
-                "under policy 'exact' masks grow from step to step, so no step can take over "
-                f"values from another: edit by a schedule that reuses the output, not {part!r}"
-            )
-
-        def key() -> tuple[Any, Sequence[Any]]:
-            if baseline.is_forecast:
-                raise SessionError(
-                    f"{call.what} was no key step when it was recorded: edit by the schedule that "
-                    "the run was recorded with, or by one with fewer key steps"
-                )
-            return host.update_step(baseline, call, self.plan, None)
-
-        return key, lambda taken: host.update_step(baseline, call, self.plan, taken)[0]
-
-    def _plan(self, baseline: Baseline, call: Call) -> Plan:
-        """Under policy "exact" of the mask and what the calls before have changed."""
-        program = self.session.module.program_of(baseline)
-        if program.config.policy != "exact":
-            return self.plan
-        found = changed(program.runtime, baseline, call)
-        mask = fitted(self.plan.mask, baseline.grid, len(found))
-        found = found if program.runtime.sidecar.items > 1 else found.any(0)
-        return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
-
-    def _twin(self, call: Call) -> int:
-        """The position of the recorded call that ``call`` belongs to. Raises
-        :class:`SessionError`."""
-        calls, at = self.session.calls, self.position
-        what = f"call {at + 1} of {len(calls)}"
-        if at >= len(calls):
-            raise SessionError(
-                f"{what}: only {len(calls)} calls were recorded: use the same number of steps"
-            )
-        if _is_twin(calls[at], call):
-            return at
-        found = [_is_twin(baseline, call) for baseline in calls[at:]]
-        starts = [at + i for i, same in enumerate(found) if same and not found[i - 1]]
-        if len(starts) == 1:
-            return starts[0]
-        if starts:
-            numbers = ", ".join(str(start + 1) for start in starts)
-            raise SessionError(
-                f"{what} has the scalar inputs of calls {numbers}, and not those of the next one: "
-                "run the sampler with the same schedule"
-            )
-        call = call.like(calls[at].signature)
-        try:
-            calls[at].signature.require(call.signature, what)
-        except SignatureError as error:
-            raise SessionError(str(error)) from None
-        raise SessionError(
-            f"{what}: {calls[at].other_scalar(call)}, and no later call had it: run the sampler "
-            "with the same schedule"
+def _require_findable(session: Session, schedule: Schedule | None, after: int, margin: int) -> None:
+    if after < 1 or margin < 0:
+        raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+    if schedule is not None and schedule.part is not None:
+        raise ConfigError(
+            f"after={after}: steps that find the mask compute all sites, of which no step can take "
+            f"over {schedule.part!r} at active ones: edit by a schedule that reuses the output"
         )
-
-
-def _minus(new: Any, old: Any) -> Any:
-    """The change of an output; what no difference can be made of stands for itself."""
-    return new - old if isinstance(new, Tensor) and new.is_floating_point() else new
-
-
-def _plus(old: Any, change: Any) -> Any:
-    return old + change if isinstance(old, Tensor) and old.is_floating_point() else change
-
-
-def _is_twin(baseline: Baseline, call: Call) -> bool:
-    call = call.like(baseline.signature)
-    try:
-        baseline.signature.require(call.signature, "")
-    except SignatureError:
-        return False
-    return baseline.other_scalar(call) is None
+    program = session.module.program_of(session.calls[0])
+    if program.config.policy == "exact":
+        raise ConfigError(
+            f"after={after}: under policy 'exact' all that differs is edited, and a mask that is "
+            "found leaves out the least of it: take policy 'fixed'"
+        )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .ahead import Host
 from .codegen.errors import SessionError
 from .forecast import Clock, picture_of
+from .host import Host
 from .passes.parts import Part
 from .schedule import Schedule
 from .signature import Call
