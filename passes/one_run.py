@@ -28,9 +28,12 @@ class OfOneRun(Pass):
     def apply(self, graphs: Graphs) -> Graphs:
         """Without arguments that it does not read; where nothing is selected, one graph is both."""
         parts = dict(graphs.parts)
-        if not parts["again"].graph.find_nodes(op="call_function", target=ops.of_one_run):
-            parts["again"] = parts["update"]
         for name in self.graphs:
-            if name in parts and parts[name] is not parts["again"]:
+            again = name.replace("update", "again")
+            if again not in parts:
+                continue
+            if parts[again].graph.find_nodes(op="call_function", target=ops.of_one_run):
                 parts[name] = replace(parts[name], module=self(parts[name].module)).pruned()
+            else:
+                parts[again] = parts[name]
         return replace(graphs, parts=parts)

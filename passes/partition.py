@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -190,10 +190,12 @@ class _Crossing:
 
     def _results(self, cut: Cut) -> dict[str, Node]:
         """What a graph gives; of what is remembered, one that takes values of its own stage gives
-        what other such graphs read."""
+        what graphs that take the same ones read."""
+        return self._given(cut, self._read_with(cut) if cut.takes else None)
+
+    def _given(self, cut: Cut, read: Container[str] | None) -> dict[str, Node]:
         results, instead = self._in(cut, cut.gives), self._instead_in(cut)
-        if cut.takes and "baseline" in cut.gives:
-            read = self._read_with(cut)
+        if read is not None and "baseline" in cut.gives:
             results = {n: x for n, x in results.items() if n in read or n.startswith("output.")}
         return {name: instead.get(node, node) for name, node in results.items()}
 
@@ -201,19 +203,25 @@ class _Crossing:
         return self._instead if cut.takes else {}
 
     def _read_with(self, cut: Cut) -> set[str]:
-        """The values of others that graphs read which take the same ones, or may run before."""
-        others = [other for other in self._cuts if "baseline" not in other.gives]
-        others = [
-            other for other in others if cut.takes == other.takes or other.stage == "conditions"
-        ]
-        nodes = {n for other in others for n in self._needed(other) if self._crosses(n, other)}
-        read = {name for kind in cut.gives for name, v in self.nodes(kind).items() if v in nodes}
-        return read | {self.copies[name] for name in read if name in self.copies}
+        """The values of others that graphs read which take the same ones, or may run before; to
+        remember one, a commit may read more."""
+        others = [c for c in self._cuts if c.takes == cut.takes or c.stage == "conditions"]
+        read, count = set[str](), -1
+        while count < (count := len(read)):
+            for other in others:
+                needed = self._needed_for(other, self._given(other, read))
+                nodes = {node for node in needed if self._crosses(node, other)}
+                kinds = (self.nodes(kind) for kind in ("baseline", "condition"))
+                read |= {name for own in kinds for name, node in own.items() if node in nodes}
+            read |= {self.copies[name] for name in read if name in self.copies}
+        return read
 
     def _needed(self, cut: Cut) -> list[Node]:
-        taken = set(self._in(cut, cut.takes).values())
-        results, instead = self._results(cut).values(), self._instead_in(cut)
-        return _needed(results, lambda n: n in taken or self._crosses(n, cut), instead)
+        return self._needed_for(cut, self._results(cut))
+
+    def _needed_for(self, cut: Cut, results: Mapping[str, Node]) -> list[Node]:
+        taken, instead = set(self._in(cut, cut.takes).values()), self._instead_in(cut)
+        return _needed(results.values(), lambda n: n in taken or self._crosses(n, cut), instead)
 
     def extracted(self) -> dict[str, NamedGraph]:
         """The graphs, constants first: the others have them as attributes."""

@@ -25,10 +25,14 @@ REUSE_CUTS = (
     Cut("record_reuse", "record", ("output", "baseline", "condition"), takes=("reused",)),
     Cut("update_key", "update", ("output", "reused")),
     Cut("update_reuse", "update", ("output",), takes=("reused",)),
+    Cut("again_key", "update", ("output", "reused")),
+    Cut("again_reuse", "update", ("output",), takes=("reused",)),
+    Cut("commit_key", "update", ("output", "baseline", "reused")),
+    Cut("commit_reuse", "update", ("output", "baseline"), takes=("reused",)),
 )
-"""The dense model, the record and the update in two forms each. A *key* form also gives the reused
-values; a *reuse* form takes them, and computes what does not lead to these values alone. A reuse
-form of the record remembers only what that of the update reads."""
+"""The dense model, the record, the update and the commit in two forms each. A *key* form also gives
+the reused values; a *reuse* form takes them, and computes what does not lead to these values alone.
+Reuse forms of record and commit remember only what that of the update reads."""
 
 
 @dataclass(frozen=True)

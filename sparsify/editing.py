@@ -23,8 +23,11 @@ from .run_report import RunReport
 from .schedule import Schedule
 from .signature import Call
 
+Edited = tuple[Any, Baseline | None]
+"""The output of a call, and with commits its baseline."""
 
-class Editing:
+
+class Edits:
     """The mode of a module inside ``editing(mask)``; ``position`` is that of the next call."""
 
     def __init__(
@@ -34,14 +37,16 @@ class Editing:
         plan: Plan | None,
         schedule: Schedule | None = None,
         finding: Finding | None = None,
+        kept: list[Baseline] | None = None,
     ) -> None:
-        """The plan is None where it is yet to be found."""
-        self.host, self.recorded, self.position = host, recorded, 0
+        """The plan is None where it is yet to be found; the calls of the edited run are added to
+        those ``kept``."""
+        self.host, self.recorded, self.position, self.kept = host, recorded, 0, kept
         self._known, self._finding = plan, finding
         self.forecaster = None if schedule is None else Forecaster(schedule)
 
     def __repr__(self) -> str:
-        return f"<Editing: {self.position} of {len(self.recorded)} calls made>"
+        return f"<{type(self).__name__}: {self.position} of {len(self.recorded)} calls made>"
 
     @property
     def plan(self) -> Plan:
@@ -68,11 +73,19 @@ class Editing:
         number, calls = self._twin(call), self.recorded
         baseline = calls[number]
         call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
-        output = self._edited(baseline, call, dense)
+        output, new = self._edited(baseline, call, dense)
+        if self.kept is not None and new is not None:
+            if not self.position:  # what comes before a late start is as it was
+                self.kept[:] = calls[:number]
+            self.kept.append(new)
         self.position = number + 1
         return output
 
-    def _edited(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Any:
+    @property
+    def _commits(self) -> bool:
+        return self.kept is not None
+
+    def _edited(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Edited:
         """The update; where the schedule says so, from a forecast."""
         if self._finding is not None and self._finding.looks_at(call):
             self._find(self._finding, baseline, call)
@@ -82,32 +95,35 @@ class Editing:
         if self.forecaster.schedule.part is not None:
             return self.forecaster.run(call, *self._by_part(program, baseline, call))
 
-        def key() -> tuple[Any, list[Any]]:
-            output = self._updated(baseline, call, dense)
-            pairs = zip(tree_leaves(output), baseline.outputs, strict=True)
-            return output, [_minus(*pair) for pair in pairs]
+        def key() -> tuple[Edited, list[Any]]:
+            edited = self._updated(baseline, call, dense)
+            pairs = zip(tree_leaves(edited[0]), baseline.outputs, strict=True)
+            return edited, [_minus(*pair) for pair in pairs]
 
-        def reuse(changes: list[Any]) -> Any:
+        def reuse(changes: list[Any]) -> Edited:
             made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
             if self._finding is not None and self._finding.is_done:
                 masks = program.plan(self.plan).masks
                 made = program.runtime.edited_outputs(made, baseline.outputs, masks)
-            return tree_unflatten(made, program.output_spec)
+            if self._commits:
+                return program.forecast(call, made)
+            return tree_unflatten(made, program.output_spec), None
 
         return self.forecaster.run(call, key, reuse)
 
-    def _updated(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Any:
+    def _updated(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Edited:
         host = self.host
         if self._finding is None:
-            return host.update(baseline, call, self._plan(baseline, call))[0]
+            return host.update(baseline, call, self._plan(baseline, call), self._commits)
         program = host.program_of(baseline)
         if not self._finding.is_done:
-            if not self._finding.is_unchanged(baseline, call):
-                return dense()
-            return tree_unflatten([_own(x) for x in baseline.outputs], program.output_spec)
+            if self._finding.is_unchanged(baseline, call):
+                outputs = [_own(x) for x in baseline.outputs]
+                return tree_unflatten(outputs, program.output_spec), baseline
+            return program.record(call) if self._commits else (dense(), None)
         masks = program.plan(self.plan).masks
         leaves = program.runtime.edited_inputs(call.leaves, baseline.inputs, masks)
-        return host.update(baseline, call.of(leaves), self.plan)[0]
+        return host.update(baseline, call.of(leaves), self.plan, self._commits)
 
     def _find(self, finding: Finding, baseline: Baseline, call: Call) -> None:
         """A step begins; the last of those looked at tells the mask."""
@@ -142,15 +158,20 @@ class Editing:
                 f"values from another: edit by a schedule that reuses the output, not {part!r}"
             )
 
-        def key() -> tuple[Any, Sequence[Any]]:
+        def key() -> tuple[Edited, Sequence[Any]]:
             if baseline.is_forecast:
                 raise SessionError(
                     f"{call.what} was no key step when it was recorded: edit by the schedule that "
                     "the run was recorded with, or by one with fewer key steps"
                 )
-            return host.update_step(baseline, call, self.plan, None)
+            output, values, new = host.update_step(baseline, call, self.plan, None, self._commits)
+            return (output, new), values
 
-        return key, lambda taken: host.update_step(baseline, call, self.plan, taken)[0]
+        def reuse(taken: list[Any]) -> Edited:
+            output, _, new = host.update_step(baseline, call, self.plan, taken, self._commits)
+            return output, new
+
+        return key, reuse
 
     def _plan(self, baseline: Baseline, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""

@@ -161,11 +161,16 @@ class Engine:
         return result
 
     def update_step(
-        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
-    ) -> tuple[Any, Reused]:
+        self,
+        baseline: Baseline,
+        call: Call,
+        plan: Plan,
+        taken: Reused | None,
+        commit: bool = False,
+    ) -> tuple[Any, Reused, Baseline | None]:
         """The same of a step that reuses a part; see :meth:`.Program.update_step`."""
         program, call = self._looked_at(baseline, call, plan)
-        result = program.update_step(baseline, call, plan, taken)
+        result = program.update_step(baseline, call, plan, taken, commit)
         self.last = program, plan
         return result
 

@@ -39,11 +39,12 @@ from .folder import (
 from .hashed import replaced
 from .passes.graphs import Constant, Graphs, NamedGraph
 from .passes.partition import attribute
+from .passes.reuse import REUSE_CUTS
 from .program import Program
 from .schedule import Schedule
 from .signature import Call
 
-_OF_SESSIONS = ("record_key", "record_reuse", "update_key", "update_reuse")
+_OF_SESSIONS = tuple(cut.name for cut in REUSE_CUTS if "_" in cut.name)
 """Graphs that a folder does not have: it samples by a schedule, and edits call by call."""
 _SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "aoti": ".pt2"}
 

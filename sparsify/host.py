@@ -31,11 +31,18 @@ class Host(Protocol):
 
     def program_of(self, baseline: Baseline) -> Program: ...
 
-    def update(self, baseline: Baseline, call: Call, plan: Plan) -> tuple[Any, Any]: ...
+    def update(
+        self, baseline: Baseline, call: Call, plan: Plan, commit: bool = False
+    ) -> tuple[Any, Baseline | None]: ...
 
     def update_step(
-        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
-    ) -> tuple[Any, Reused]: ...
+        self,
+        baseline: Baseline,
+        call: Call,
+        plan: Plan,
+        taken: Reused | None,
+        commit: bool = False,
+    ) -> tuple[Any, Reused, Baseline | None]: ...
 
     def restrict(self, baseline: Baseline, plan: Plan) -> Baseline: ...
 

@@ -75,6 +75,8 @@ class _Reference:
         module, masks = self._dense.module, self._tables.masks
         before = Dense(module, taken_old)
         recorded = self._results(before.run(*self._read(old)))
+        if self._tables.is_empty:  # nothing changed, so no forecast is another one
+            return recorded, before, before
         if self._tables.is_dense:
             after = Dense(module, taken)
             outputs = self._results(

@@ -156,13 +156,17 @@ class Program:
         return tree_unflatten(outputs, self.output_spec), baseline, made
 
     def update_step(
-        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
-    ) -> tuple[Any, Reused]:
-        """The same of an edited run, from what an edit touches."""
+        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None, commit: bool
+    ) -> tuple[Any, Reused, Baseline | None]:
+        """The same of an edited run, from what an edit touches, and with ``commit`` its own
+        baseline."""
         with self.as_captured():
-            self._make_constants(self.require_current(baseline))
-            outputs, made = self.runtime.update_step(baseline, call, plan, taken)
-        return tree_unflatten(outputs, self.output_spec), made
+            weights = self.require_current(baseline)
+            self._make_constants(weights)
+            outputs, made, new = self.runtime.update_step(
+                baseline, call, plan, taken, commit, weights
+            )
+        return tree_unflatten(outputs, self.output_spec), made, new
 
     def forecast(self, call: Call, outputs: list[Any]) -> tuple[Any, Baseline]:
         """A call whose outputs, flattened, were forecast, and its baseline."""

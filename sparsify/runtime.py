@@ -134,10 +134,7 @@ class Runtime:
         tables = self.plan(plan)
         baseline.require(tables.mask, commit)
         if tables.is_empty:
-            is_known = self.sidecar.only_grids or self._same_inputs(baseline, call.leaves, True)
-            if not is_known:
-                raise no_site_follows()
-            return _copy(baseline.outputs), baseline if commit else None
+            return self._of_no_edit(baseline, call), baseline if commit else None
         if tables.is_dense or baseline.is_forecast:
             masks = tables.masks
             if not tables.is_dense:
@@ -146,43 +143,72 @@ class Runtime:
         return self._update_packed(baseline, call, tables, commit, weights)
 
     def update_step(
-        self, baseline: Baseline, call: Call, plan: Plan, taken: Reused | None
-    ) -> tuple[list[Any], Reused]:
+        self,
+        baseline: Baseline,
+        call: Call,
+        plan: Plan,
+        taken: Reused | None,
+        commit: bool,
+        weights: Weights,
+    ) -> tuple[list[Any], Reused, Baseline | None]:
         """The results of the edited run from what an edit touches, and the values that other steps
-        may take over, at active sites; or, from such values that are ``taken``, the results.
-        Raises :class:`BaselineError` for a baseline that was committed to."""
-        if not baseline.is_one_run:
-            raise BaselineError(
-                "steps that reuse a part update from recorded runs, and this baseline was "
-                "committed to: record with a schedule"
-            )
+        may take over, at active sites; or, from such values that are ``taken``, the results. With
+        ``commit`` also its own baseline."""
         tables = self.plan(plan)
-        baseline.require(tables.mask)
-        if tables.is_empty and self.sidecar.only_grids:
-            return _copy(baseline.outputs), []
+        baseline.require(tables.mask, commit)
+        if tables.is_empty:
+            return self._of_no_edit(baseline, call), [], baseline if commit else None
+        form = "key" if taken is None else "reuse"
+        new: Baseline | None = None
         if tables.is_dense:
             inputs = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
-            outputs, given = self.step(replace(call, leaves=tuple(inputs)), taken)
-            return self.edited_outputs(outputs, baseline.outputs, tables.masks), given
-        graph = "update_key" if taken is None else "update_reuse"
+            call = replace(call, leaves=tuple(inputs))
+            if commit:
+                outputs, new, given = self.record_step(call, taken, weights)
+            else:
+                outputs, given = self.step(call, taken)
+            outputs = self.edited_outputs(outputs, baseline.outputs, tables.masks)
+            return outputs, given, new and replace(new, outputs=tuple(_copy(outputs)))
         values = self._current(baseline, call, tables) | self._taken(taken)
-        made = self._run(graph, values)
-        return self._own_outputs(made, values), self._given(made)
+        made = self._run(f"{_stage(baseline, commit)}_{form}", values)
+        outputs = self._own_outputs(made, values)
+        if commit:
+            new = self._committed(baseline, call, tables, outputs, values, made, weights)
+            new = replace(new, is_forecast=taken is not None)
+        return outputs, self._given(made), new
+
+    def _of_no_edit(self, baseline: Baseline, call: Call) -> list[Any]:
+        """The recorded outputs. Raises :class:`MaskError` if these do not stand for the call."""
+        if not (self.sidecar.only_grids or self._same_inputs(baseline, call.leaves, True)):
+            raise no_site_follows()
+        return _copy(baseline.outputs)
 
     def _update_packed(
         self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
     ) -> tuple[list[Any], Baseline | None]:
         """Active sites only."""
         values = self._current(baseline, call, tables)
-        conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
-        stage = "commit" if commit else "update" if baseline.is_one_run else "again"
-        made = self._run(stage, values)
+        made = self._run(_stage(baseline, commit), values)
         outputs = self._own_outputs(made, values)
         if not commit:
             return outputs, None
+        return outputs, self._committed(baseline, call, tables, outputs, values, made, weights)
+
+    def _committed(
+        self,
+        baseline: Baseline,
+        call: Call,
+        tables: Tables,
+        outputs: Sequence[Any],
+        values: Values,
+        made: Values,
+        weights: Weights,
+    ) -> Baseline:
+        """What to remember of an update that was given ``values`` and ``made`` others."""
+        conditions = {name: v for name, v in values.items() if name.startswith("condition.")}
         leaves = self.edited_inputs(call.leaves, baseline.inputs, tables.masks)
         new = self._remembered(call, leaves, outputs, {**conditions, **made}, weights)
-        return outputs, replace(new, is_one_run=False)
+        return replace(new, is_one_run=False)
 
     def _current(self, baseline: Baseline, call: Call, tables: Tables) -> Values:
         """What updates read, with the conditions of this call."""
@@ -348,6 +374,11 @@ class Runtime:
 def _operands(call: Call, tables: Tables, baseline: Baseline) -> Values:
     rows = {} if baseline.restricted_to is None else tables.of_restricted
     return {**inputs_of(call.leaves), **tables.tables, **rows, **baseline.values}
+
+
+def _stage(baseline: Baseline, commit: bool) -> str:
+    """The graph of an update from ``baseline``."""
+    return "commit" if commit else "update" if baseline.is_one_run else "again"
 
 
 def inputs_of(leaves: Sequence[Any]) -> Values:

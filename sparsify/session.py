@@ -11,7 +11,7 @@ from typing import Any
 
 from .baseline import Baseline
 from .codegen.errors import ConfigError, SessionError, SparsifyWarning
-from .editing import Editing
+from .editing import Edits
 from .finding import Finding
 from .forecast import Forecaster
 from .host import Host
@@ -68,6 +68,7 @@ class Session:
         *,
         after: int | None = None,
         margin: int = 1,
+        keep: bool = False,
     ) -> Iterator[Editing]:
         """Inside, the model's calls are updates of the recorded ones.
 
@@ -89,6 +90,9 @@ class Session:
         sites). It is :attr:`Editing.mask` then, with ``mask`` beside it, if there is one. A call
         whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing.
 
+        With ``keep`` the edited run is recorded as it goes, by commits: :attr:`Editing.session` can
+        be edited in turn, any number of times. Calls before a late start stay the recorded ones.
+
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
         a scalar input, for one call too many, and on leaving if there was none;
         :class:`ConfigError` for ``after`` under policy "exact", and with a schedule that reuses a
@@ -99,12 +103,12 @@ class Session:
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        if after is None:
-            editing = Editing(self.module, self.calls, Plan.of(mask), schedule)
-        else:
+        finding, plan = None, None if mask is None and after is not None else Plan.of(mask)
+        if after is not None:
             _require_findable(self, schedule, after, margin)
-            own = None if mask is None else Plan.of(mask)
-            editing = Editing(self.module, self.calls, own, schedule, Finding(after, margin))
+            finding = Finding(after, margin)
+        kept = list[Baseline]() if keep else None
+        editing = Editing(self.module, self.calls, plan, schedule, finding, kept)
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
@@ -119,6 +123,18 @@ class Session:
                 SparsifyWarning,
                 stacklevel=3,
             )
+
+
+class Editing(Edits):
+    """What ``editing(mask)`` gives."""
+
+    @property
+    def session(self) -> Session:
+        """That of the edited run, which grows call by call. Raises :class:`SessionError` if it is
+        not kept."""
+        if self.kept is None:
+            raise SessionError("the edited run was not kept: edit with keep=True")
+        return Session(self.host, self.kept)
 
 
 class Recording:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sparsify.passes.macs import macs_of
 from sparsify.passes.parts import Part
@@ -21,13 +21,26 @@ from sparsify.forecast import weighed
 from sparsify.oracle import scheduled
 from sparsify.plan import Plan
 from tests import networks
-from tests.networks import MASKS, MaskRecipe, Recipe, recipes
+from tests.gan_steps import Gate
+from tests.networks import MASKS, MaskRecipe, Recipe, Unruled, recipes
+from tests.picture_steps import Move
 from tests.rounding import assert_close, tolerance
 from tests.small import small_inputs, small_unet
 
 PARTS: tuple[Part, ...] = (
     *("encoder", "deep", "deep.0", "deep.1", "blocks", "attention"),
     lambda node: "conv" in str(node.target),
+)
+
+
+WHOLE = Recipe(
+    steps=(Move("roll", (0, 0), last=False), Gate("glu"), Unruled("cumsum")),
+    grid=(8, 8),
+    batch=1,
+    channels=3,
+    dtype=torch.float64,
+    head="image",
+    seed=0,
 )
 
 
@@ -43,13 +56,18 @@ def forecast(known: list[Any], weights: Sequence[float]) -> list[Any]:
     st.floats(0, 1),
     st.booleans(),
 )
+@example(WHOLE, "encoder", MaskRecipe("empty", 0), 0.0, False)  # no output is on a grid
 @torch.no_grad()
 def test_runs_by_a_schedule_equal_the_interpreters(
-    recipe: Recipe, part: Part, mask: MaskRecipe, weight: float, is_whole: bool
+    recipe: Recipe,
+    part: Part,
+    mask: MaskRecipe,
+    weight: float,
+    is_whole: bool,
 ) -> None:
-    """Drawn networks, parts, weights and masks, three steps: sampled, recorded and edited. Where
-    the edited run has more forecasts than the recorded one, ``is_whole``, that makes no
-    difference."""
+    """Drawn networks, parts, weights and masks, three steps: sampled, recorded, edited, and edited
+    once more from what was committed, to the same inputs. Where the edited run has more forecasts
+    than the recorded one, ``is_whole``, that makes no difference."""
     sparse = sparsify(recipe.build(), backend="eager", dense_above=1.0)
     engine = sparse._engine
     olds = [engine.bind(recipe.inputs(seed), {}) for seed in (0, 2, 4)]
@@ -69,17 +87,22 @@ def test_runs_by_a_schedule_equal_the_interpreters(
     allowed = 2 * max(
         tolerance(recipe, (*a.leaves,), (*b.leaves,)) for a, b in zip(olds, news, strict=True)
     )
-    kept, changed = list[Any](), list[Any]()
+    kept, changed, changed_again = list[Any](), list[Any](), list[Any]()
     for step in range(3):
         taken = forecast(kept, weights) if step == 2 and not is_whole else None
         output, values = program.step(olds[step], taken)
         same, baseline, _ = program.record_step(olds[step], taken)
         assert_close(same, output, allowed)
         moved = forecast(changed, weights) if step == 2 else None
-        edited, new_values = program.update_step(baseline, news[step], plan, moved)
+        edited, new_values, new = program.update_step(baseline, news[step], plan, moved, True)
         assert_close(edited, tree_unflatten(wanted[step], program.output_spec), allowed)
+        moved = forecast(changed_again, weights) if step == 2 else None
+        assert new is not None
+        again, again_values, _ = program.update_step(new, news[step], plan, moved, False)
+        assert_close(again, edited, 2 * allowed)
         kept.append(values)
         changed.append(new_values)
+        changed_again.append(again_values)
 
 
 def unet() -> UNet2DConditionModel:

@@ -109,3 +109,31 @@ def test_restricted_sessions_are_edited_by_their_schedule() -> None:
     assert session.nbytes < whole
     with session.editing(MASK, schedule):
         torch.testing.assert_close(sampled(sparse, painted()), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [None, "output", "deep"])
+def test_edits_follow_edits(part: str | None) -> None:
+    """From the session of an edited run: the same inputs give it again, those of the first run what
+    that was."""
+    sparse = wrapped(warn_dropped=False)
+    schedule = None if part is None else Schedule.every(2, STEPS, order=1, reuse=part)
+    session = recorded(sparse, schedule)
+    with session.editing(MASK, schedule, keep=True) as editing:
+        want = sampled(sparse, painted())
+    assert len(editing.session.calls) == STEPS
+    with editing.session.editing(MASK, schedule, keep=True) as second:
+        got = sampled(sparse, painted())
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    with second.session.editing(MASK, schedule):
+        back = sampled(sparse, small_inputs()[0])
+    with session.editing(MASK, schedule):
+        start = sampled(sparse, small_inputs()[0])
+    torch.testing.assert_close(back, start, rtol=1e-4, atol=1e-5)
+
+
+def test_sessions_of_edits_are_kept_if_asked() -> None:
+    sparse = wrapped()
+    with recorded(sparse, None).editing(MASK) as editing:
+        sampled(sparse, painted())
+    with pytest.raises(SessionError, match="edit with keep=True"):
+        _ = editing.session

@@ -376,3 +376,34 @@ def test_an_error_inside_leaves_the_module_dense() -> None:
     with pytest.raises(KeyError), sparse.recording():
         raise KeyError
     assert torch.equal(sparse(*inputs), small_unet()(*inputs))
+
+
+def test_twenty_edits_are_one_edit_of_all() -> None:
+    """Each from the one before; nothing drifts, and the first session is as it was."""
+    model, start = small_unet().double().eval(), small_inputs()[0].double()
+    sparse = sparsify(model, backend="eager", policy="exact")
+    with sparse.recording() as session:
+        before = sample(sparse, start, 4)
+    own, edited = session, start
+    for number in range(20):
+        mask = corner().roll((number % 5, 2 * number), (0, 1))
+        edited = torch.where(mask, edited + 0.3, edited)
+        with own.editing(mask, keep=True) as editing:
+            after = sample(sparse, edited, 4)
+        own = editing.session
+    want = sample(model, edited, 4)
+    assert (after - want).abs().max() <= EXACT * want.abs().max()
+    with session.editing(corner()):
+        again = sample(sparse, start, 4)
+    assert torch.equal(again, before)
+
+
+def test_a_late_edit_keeps_what_comes_before() -> None:
+    sparse, start = module(), small_inputs()[0]
+    with sparse.recording() as session:
+        sample(sparse, start)
+    with session.editing(corner(), keep=True) as editing:
+        sample(sparse, start + 0.1 * corner(), skip=3)
+    kept = editing.session.calls
+    assert len(kept) == STEPS
+    assert kept[:3] == session.calls[:3]
