@@ -24,7 +24,16 @@ from sparsify import Schedule, SparseModule, sparsify
 from sparsify.program import Program
 from sparsify.timing import interleaved
 
-SEEN = ("flat grinning cat face", "glossy banana", "flat fish", "glossy blue heart")
+SEEN = (
+    "flat grinning cat face",
+    "glossy banana",
+    "flat fish",
+    "glossy blue heart",
+    "glossy smiling face with open mouth",
+    "flat bus",
+    "glossy evergreen tree",
+    "flat cherries",
+)
 """Prompts of the run that schedules are calibrated on."""
 PROMPTS = (
     "flat smiling face with sunglasses",

@@ -26,6 +26,8 @@ from .watching import Watching
 
 RUNS = 3
 """A calibration costs at most as much as these many full runs."""
+_TERMS = (2, 3)
+"""Of a forecast."""
 
 
 def calibrate(
@@ -64,14 +66,22 @@ class _Calibration:
 
     def schedule(self, calls: int | None, psnr: float | None, longest: int | None) -> Schedule:
         if calls is not None:
-            return self._measured(self._made(calls, longest))
+            return self._best(calls, longest)
         assert psnr is not None
         return self._reaching(psnr, longest)
 
-    def _made(self, calls: int, longest: int | None) -> Schedule:
+    def _best(self, calls: int, longest: int | None) -> Schedule:
+        """Of those whose forecasts have two terms, and three: with few calls what a third adds is
+        more noise than it takes away, which only a run tells."""
+        made = [self._made(calls, longest, terms) for terms in _TERMS]
+        if made[0].rows == made[1].rows or self._spent + 2 * self._cost(calls) > RUNS * self.steps:
+            return self._measured(made[0])
+        return max(map(self._measured, made), key=lambda one: one.psnr or 0.0)
+
+    def _made(self, calls: int, longest: int | None, terms: int = _TERMS[0]) -> Schedule:
         if not 1 <= calls <= self.steps:
             raise ConfigError(f"calls={calls} of {self.steps} steps")
-        rows = self._fit.rows(calls, longest)
+        rows = self._fit.rows(calls, longest, terms)
         return Schedule(rows, self._reuse, timesteps=tuple(self._watched.times))
 
     def _measured(self, schedule: Schedule) -> Schedule:

@@ -39,10 +39,11 @@ class Edits:
         finding: Finding | None = None,
         kept: list[Baseline] | None = None,
     ) -> None:
-        """The plan is None where it is yet to be found; the calls of the edited run are added to
-        those ``kept``."""
+        """What is found is added to the ``plan``, if there is one; the calls of the edited run are
+        added to those ``kept``."""
         self.host, self.recorded, self.position, self.kept = host, recorded, 0, kept
-        self._known, self._finding = plan, finding
+        self._own, self._finding = plan, finding
+        self._known = plan if finding is None else None
         self.forecaster = None if schedule is None else Forecaster(schedule)
 
     def __repr__(self) -> str:
@@ -131,9 +132,9 @@ class Edits:
         finding.look(program.runtime, baseline, call)
         if not finding.is_done:
             return
-        mask, own = finding.mask(), self._known
-        if own is not None:
-            mask = mask | fitted(own.mask, baseline.grid, len(mask))
+        mask = finding.mask()
+        if self._own is not None:
+            mask = mask | fitted(self._own.mask, baseline.grid, len(mask))
         self._known = Plan(mask)
         if program.plan(self._known).is_dense:
             warnings.warn(

@@ -25,14 +25,14 @@ class Fit:
         self.steps = len(outputs)
         wide = outputs.double()
         self._products = wide @ wide.T / wide.shape[1]
-        self._weights, errors = self._pairs()
+        errors = self._pairs()
         sums = torch.cat([errors.new_zeros(self.steps, self.steps, 1), errors.cumsum(2)], 2)
         self._sums: list[list[list[float]]] = sums.tolist()
         self._paths: dict[tuple[int | None, int], tuple[float, tuple[int, ...]]] = {}
 
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Weights [before, last, step, 2] of the last two keys, and the mean squares of what they
-        leave over [before, last, step]; ``before`` is ``last`` where there is only one key."""
+    def _pairs(self) -> Tensor:
+        """The mean squares of what forecasts from the last two keys leave over, [before, last,
+        step]; ``before`` is ``last`` where there is only one key."""
         products, count = self._products, self.steps
         first = products.diagonal()[:, None].expand(count, count)  # of `before` with itself
         last = products.diagonal()[None, :].expand(count, count)
@@ -52,22 +52,26 @@ class Fit:
         squares = products.diagonal()
         left = squares - 2 * (w0 * b0 + w1 * b1) + w0 * w0 * first[..., None]
         left = left + w1 * w1 * last[..., None] + 2 * w0 * w1 * both[..., None]
-        return torch.stack([w0, w1], -1), left.clamp(min=0)
+        return left.clamp(min=0)
 
-    def rows(self, calls: int, longest: int | None = None) -> tuple[Row, ...]:
+    def rows(self, calls: int, longest: int | None = None, terms: int = 2) -> tuple[Row, ...]:
         """Of the schedule with ``calls`` keys that leaves the least over, none of which is more
-        than ``longest`` steps behind the one before, by default twice the mean distance. Raises
-        :class:`ConfigError` if there is none."""
+        than ``longest`` steps behind the one before, by default twice the mean distance. A forecast
+        has up to so many ``terms``. Raises :class:`ConfigError` if there is none."""
         keys = self._path(calls, longest)[1]
-        return tuple(self._row(step, keys) for step in range(self.steps))
+        return tuple(self._row(step, keys, terms) for step in range(self.steps))
 
-    def _row(self, step: int, keys: tuple[int, ...]) -> Row:
+    def _row(self, step: int, keys: tuple[int, ...], terms: int) -> Row:
         if step in keys:
             return ((step, 1.0),)
-        known = [key for key in keys if key < step][-2:]
-        before, last = (known[0], known[-1])
-        w0, w1 = self._weights[before, last, step].tolist()
-        return ((last, w1),) if before == last else ((before, w0), (last, w1))
+        known = [key for key in keys if key < step][-terms:]
+        products = self._products[known][:, known]
+        # (A + ridge) w = b + ridge * (0, ..., 1): what holds the last value, unless more is gained.
+        ridge = _RIDGE * products.diagonal() + 1e-30
+        right = self._products[known, step].clone()
+        right[-1] += ridge[-1]
+        weights = torch.linalg.solve(products + ridge.diag(), right).tolist()
+        return tuple(zip(known, weights, strict=True))
 
     def decibels(self, calls: int, longest: int | None = None) -> float:
         """What the best schedule of so many calls leaves over, as a PSNR but for a constant."""

@@ -135,6 +135,8 @@ def test_masks_of_ones_own_are_added(painter: Painter) -> None:
     own = torch.zeros(16, 16, dtype=torch.bool)
     own[12:, 12:] = True
     with session.editing(own, after=AFTER, margin=0) as editing:
+        with pytest.raises(SessionError, match="not found yet"):
+            _ = editing.mask
         sample(sparse, start, prompt=new)
     assert torch.equal(editing.mask[0], own | corner())
 
