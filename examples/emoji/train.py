@@ -52,7 +52,7 @@ class Trained(nn.Module):
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Of training.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 2500,
     out: Annotated[Path, typer.Option(help="For samples and the checkpoint.")] = Path(
         "build/emoji"
     ),
