@@ -25,6 +25,8 @@ from .signature import Call
 
 Edited = tuple[Any, Baseline | None]
 """The output of a call, and with commits its baseline."""
+Key = Callable[[], tuple[Edited, Sequence[Any]]]
+Reuse = Callable[[list[Any]], Edited]
 
 
 class Edits:
@@ -144,7 +146,7 @@ class Edits:
                 stacklevel=2,
             )
 
-    def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Any, Any]:
+    def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Key, Reuse]:
         """What key steps do, and the others."""
         assert self.forecaster is not None
         part, host = self.forecaster.schedule.part, self.host
