@@ -20,8 +20,8 @@ from .codegen.errors import FolderError
 from .hashed import about, check_files
 
 _INDEX, _VERSION = "session.json", 1
-_OURS = re.compile(r"session\.json|\.?\d{4,}-[0-9a-f]{8}\..*")
-"""Also what a save that was broken off leaves."""
+_OURS = re.compile(r"session\.json|\d{4,}-[0-9a-f]{8}\.(safetensors|json)|\.tmp\w+")
+"""Also what a save that was broken off leaves; safetensors writes to names of the last kind."""
 
 
 def save_calls(calls: Sequence[Baseline], path: Path) -> None:

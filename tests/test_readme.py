@@ -36,14 +36,16 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", unet)
     latents, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 3, 8)
 
-    def run_sampler(model: nn.Module, x: Tensor) -> Tensor:
+    def run_sampler(model: nn.Module, x: Tensor, words: Tensor = prompt) -> Tensor:
         for t in range(120, 0, -10):
-            x = x - 0.1 * model(x, torch.tensor(t), prompt).sample
+            x = x - 0.1 * model(x, torch.tensor(t), words).sample
         return x
 
     names: dict[str, Any] = {"t": torch.tensor(10), "run_sampler": run_sampler}
     names |= {"latents": latents, "other_latents": latents + 1, "prompt": prompt}
+    names |= {"other_prompt": prompt + 1, "other_mask": corner().roll(6, 0)}
     names["edited"] = edited = torch.where(corner(), latents + 1, latents)
+    names["edited_again"] = torch.where(names["other_mask"], edited + 1, edited)
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         block = block.replace("sparsify(unet)", 'sparsify(unet, backend="eager")')
         exec(compile(block, str(README), "exec"), names)

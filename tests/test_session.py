@@ -96,14 +96,14 @@ def test_exact_sessions_compute_what_the_edit_reached() -> None:
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[15, 15] = True
     with session.editing(mask) as editing:
-        update = editing.session.module.update
+        update = editing.host.update
 
-        def counted(baseline: Baseline, call: Call, plan: Plan) -> object:
+        def counted(baseline: Baseline, call: Call, plan: Plan, commit: bool) -> object:
             reached.append(int(plan.mask.view(-1, 32, 32).any(0).sum()))
-            return update(baseline, call, plan)
+            return update(baseline, call, plan, commit)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(editing.session.module, "update", counted)
+            patch.setattr(editing.host, "update", counted)
             sample(sparse, torch.where(mask, start + 1, start), 4)
     for step, sites in enumerate(reached):  # at the far end a change may be rounded away
         assert 0.9 * (4 * step + 1) ** 2 <= sites <= (4 * step + 1) ** 2
