@@ -138,7 +138,7 @@ class _Crossing:
         count = -1
         while count < (count := sum(map(len, found.values()))):
             for cut in self._cuts:
-                for node in self._needed(cut):
+                for node in self._needed_for(cut, self._results(cut)):
                     if self._crosses(node, cut):
                         found[self._kinds[facts(node).stage]][node] = None
             self._number(found)
@@ -191,7 +191,8 @@ class _Crossing:
     def _results(self, cut: Cut) -> dict[str, Node]:
         """What a graph gives; of what is remembered, one that takes values of its own stage gives
         what graphs that take the same ones read."""
-        return self._given(cut, self._read_with(cut) if cut.takes else None)
+        is_part = cut.takes and "baseline" in cut.gives
+        return self._given(cut, self._read_with(cut) if is_part else None)
 
     def _given(self, cut: Cut, read: Container[str] | None) -> dict[str, Node]:
         results, instead = self._in(cut, cut.gives), self._instead_in(cut)
@@ -216,9 +217,6 @@ class _Crossing:
             read |= {self.copies[name] for name in read if name in self.copies}
         return read
 
-    def _needed(self, cut: Cut) -> list[Node]:
-        return self._needed_for(cut, self._results(cut))
-
     def _needed_for(self, cut: Cut, results: Mapping[str, Node]) -> list[Node]:
         taken, instead = set(self._in(cut, cut.takes).values()), self._instead_in(cut)
         return _needed(results.values(), lambda n: n in taken or self._crosses(n, cut), instead)
@@ -237,7 +235,7 @@ class _Crossing:
                     self._joint.register_buffer(attribute(name), value, persistent=False)
         return parts
 
-    def _arguments(self, cut: Cut) -> dict[Node, str]:
+    def _arguments(self, cut: Cut, needed: Iterable[Node]) -> dict[Node, str]:
         """The nodes that are given to a graph, with their names; inputs of the call first."""
         taken = {node: name for name, node in self._in(cut, cut.takes).items()}
         names = {
@@ -247,7 +245,7 @@ class _Crossing:
         arguments = dict[Node, str]()
         if cut.stage == "record":  # the model as it is called, whatever it reads
             arguments = {node: self._inputs[node] for node in _recorded_inputs(self._joint.graph)}
-        for node in self._needed(cut):
+        for node in needed:
             if node in taken or self._is_input(node, cut):
                 arguments[node] = taken.get(node) or self._inputs[node]
             elif self._crosses(node, cut):
@@ -260,7 +258,9 @@ class _Crossing:
         return dict(sorted(arguments.items(), key=rank))
 
     def _extracted(self, cut: Cut) -> NamedGraph:
-        arguments, graph, copies = self._arguments(cut), Graph(), dict[Node, Node]()
+        results = self._results(cut)
+        needed = self._needed_for(cut, results)
+        arguments, graph, copies = self._arguments(cut, needed), Graph(), dict[Node, Node]()
         for node, name in arguments.items():
             is_constant = name.startswith("constant.")
             copies[node] = (
@@ -268,10 +268,9 @@ class _Crossing:
             )
             copies[node].meta.update(node.meta)
         instead = self._instead_in(cut)
-        for node in self._needed(cut):
+        for node in needed:
             if node not in copies:
                 copies[node] = graph.node_copy(node, lambda n: copies[instead.get(n, n)])
-        results = self._results(cut)
         graph.output(tuple(copies[node] for node in results.values()))
         module = GraphModule(self._joint, graph, class_name=cut.name.capitalize())
         module.eval()

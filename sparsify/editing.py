@@ -20,6 +20,7 @@ from .masks import fitted
 from .plan import Plan
 from .program import Program
 from .run_report import RunReport
+from .runtime import copied
 from .schedule import Schedule
 from .signature import Call
 
@@ -121,8 +122,7 @@ class Edits:
         program = host.program_of(baseline)
         if not self._finding.is_done:
             if self._finding.is_unchanged(baseline, call):
-                outputs = [_own(x) for x in baseline.outputs]
-                return tree_unflatten(outputs, program.output_spec), baseline
+                return tree_unflatten(copied(baseline.outputs), program.output_spec), baseline
             return program.record(call) if self._commits else (dense(), None)
         masks = program.plan(self.plan).masks
         leaves = program.runtime.edited_inputs(call.leaves, baseline.inputs, masks)
@@ -216,10 +216,6 @@ class Edits:
             f"{what}: {calls[at].other_scalar(call)}, and no later call had it: run the sampler "
             "with the same schedule"
         )
-
-
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _minus(new: Any, old: Any) -> Any:

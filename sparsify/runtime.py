@@ -168,7 +168,7 @@ class Runtime:
             else:
                 outputs, given = self.step(call, taken)
             outputs = self.edited_outputs(outputs, baseline.outputs, tables.masks)
-            return outputs, given, new and replace(new, outputs=tuple(_copy(outputs)))
+            return outputs, given, new and replace(new, outputs=tuple(copied(outputs)))
         values = self._current(baseline, call, tables) | self._taken(taken)
         made = self._run(f"{_stage(baseline, commit)}_{form}", values)
         outputs = self._own_outputs(made, values)
@@ -181,7 +181,7 @@ class Runtime:
         """The recorded outputs. Raises :class:`MaskError` if these do not stand for the call."""
         if not (self.sidecar.only_grids or self._same_inputs(baseline, call.leaves, True)):
             raise no_site_follows()
-        return _copy(baseline.outputs)
+        return copied(baseline.outputs)
 
     def _update_packed(
         self, baseline: Baseline, call: Call, tables: Tables, commit: bool, weights: Weights
@@ -282,8 +282,8 @@ class Runtime:
             signature=call.signature,
             shape=(self.sidecar.batch, *self.sidecar.grid),
             values=kept,
-            outputs=tuple(_copy(outputs)),
-            inputs=tuple(_copy(leaves)),
+            outputs=tuple(copied(outputs)),
+            inputs=tuple(copied(leaves)),
             origins=tuple(map(origin_of, leaves)),
         )
 
@@ -390,7 +390,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _copy(leaves: Sequence[Any]) -> list[Any]:
+def copied(leaves: Sequence[Any]) -> list[Any]:
     """Independent of what the caller may write to later."""
     return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 

@@ -59,11 +59,7 @@ def forecast(known: list[Any], weights: Sequence[float]) -> list[Any]:
 @example(WHOLE, "encoder", MaskRecipe("empty", 0), 0.0, False)  # no output is on a grid
 @torch.no_grad()
 def test_runs_by_a_schedule_equal_the_interpreters(
-    recipe: Recipe,
-    part: Part,
-    mask: MaskRecipe,
-    weight: float,
-    is_whole: bool,
+    recipe: Recipe, part: Part, mask: MaskRecipe, weight: float, is_whole: bool
 ) -> None:
     """Drawn networks, parts, weights and masks, three steps: sampled, recorded, edited, and edited
     once more from what was committed, to the same inputs. Where the edited run has more forecasts
