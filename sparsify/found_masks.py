@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .codegen.tables import dilate
+
 _LEVELS = 256
 
 
@@ -24,7 +26,7 @@ def difference_map(differences: Sequence[Tensor]) -> Tensor:
 def found_mask(difference: Tensor, margin: int = 0) -> Tensor:
     """bool [N, H, W]: what stands out of a map float [N, H, W] in 0..1, without specks, and with a
     ``margin`` of so many sites."""
-    return grown(opened(above_otsu(difference)), margin)
+    return dilate(opened(above_otsu(difference)), margin)
 
 
 def above_otsu(values: Tensor) -> Tensor:
@@ -49,12 +51,6 @@ def opened(mask: Tensor) -> Tensor:
     the border counts as marked."""
     squares = F.avg_pool2d(F.pad(mask.float()[:, None], (1, 1, 1, 1), value=1.0), 2, 1) == 1
     return F.max_pool2d(squares.float(), 2, 1)[:, 0] > 0
-
-
-def grown(mask: Tensor, margin: int) -> Tensor:
-    """bool [N, H, W], with all sites at most ``margin`` away along both axes."""
-    wide = F.max_pool2d(mask.float()[:, None], 2 * margin + 1, 1, margin)
-    return wide[:, 0] > 0
 
 
 def _scaled(values: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sparsify.codegen.tables import dilate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsify import ConfigError, Schedule, SessionError, SparsifyWarning, sparsify
-from sparsify.found_masks import above_otsu, difference_map, found_mask, grown, opened
+from sparsify.found_masks import above_otsu, difference_map, found_mask, opened
 from tests.small import corner, small_inputs, small_unet
 from tests.test_session import STEPS, sample
 
@@ -66,7 +67,7 @@ def test_an_opening_drops_what_is_thin_and_moves_nothing() -> None:
     thin[0, 6, 1:] = True
     thin[0, 1, 1] = True
     assert torch.equal(opened(thin), mask)
-    wide = grown(mask, 1)
+    wide = dilate(mask, 1)
     assert wide[0, 1:6, 2:7].all()
     assert int(wide.sum()) == 25
 
@@ -109,7 +110,7 @@ def test_a_new_prompt_is_followed_where_it_changes_the_picture(painter: Painter)
     mask = editing.mask
     assert mask.shape == (2, 16, 16)  # both halves of guidance have one
     assert torch.equal(mask[0], mask[1])
-    assert torch.equal(mask[0], grown(corner()[None], 1)[0])
+    assert torch.equal(mask[0], dilate(corner()[None], 1)[0])
     want = sample(painter, start, prompt=new)
     assert (want - before).abs()[..., corner()].mean() > 0.3
     torch.testing.assert_close(after[..., corner()], want[..., corner()], rtol=1e-2, atol=1e-2)
@@ -158,7 +159,7 @@ def test_forecasts_are_the_recorded_outputs_outside(painter: Painter) -> None:
     with session.editing(after=AFTER, schedule=schedule) as editing:
         sample(noted, start, prompt=new)  # type: ignore[arg-type]
     for was, now in list(zip(recorded, outputs, strict=True))[AFTER:]:
-        outside = ~grown(editing.mask, 1)[:, None].expand_as(was)  # as far as updates reach
+        outside = ~dilate(editing.mask, 1)[:, None].expand_as(was)  # as far as updates reach
         assert torch.equal(was[outside], now[outside])
         assert not torch.equal(was, now)
 
