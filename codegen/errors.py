@@ -41,6 +41,10 @@ class SessionError(SparsifyError, RuntimeError):
     """A sampler's call while editing does not match the recorded one."""
 
 
+class StoreError(SparsifyError, RuntimeError):
+    """A store of baselines has no room, was closed, or a file of it is not as it was written."""
+
+
 class OperandError(SparsifyError, RuntimeError):
     """A kernel was handed a tensor of another dtype, device or size than it reads."""
 

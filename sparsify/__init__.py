@@ -17,8 +17,10 @@ from .codegen.errors import (
     SignatureError,
     SparsifyError,
     SparsifyWarning,
+    StoreError,
 )
 from .config import SparsifyConfig
+from .editor import Editor, enable
 from .loader import load
 from .masks import difference_mask
 from .module import SparseModule, dump, sparsify
@@ -27,12 +29,15 @@ from .prior_noise import PriorNoise
 from .report import Report
 from .schedule import Schedule
 from .session import Session
+from .store import BaselineStore
 
 __all__ = [
     "Baseline",
     "BaselineError",
+    "BaselineStore",
     "CaptureError",
     "ConfigError",
+    "Editor",
     "ExportError",
     "FolderError",
     "GridError",
@@ -51,8 +56,10 @@ __all__ = [
     "SparsifyConfig",
     "SparsifyError",
     "SparsifyWarning",
+    "StoreError",
     "difference_mask",
     "dump",
+    "enable",
     "load",
     "load_baseline",
     "save_baseline",

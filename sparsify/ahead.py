@@ -70,7 +70,11 @@ class Ahead:
     ) -> list[Any]:
         """The output of each step. Raises :class:`ConfigError` where a batch is not the steps."""
         _require_no_picture(program)
-        batch, clock, leaves = program.runtime.sidecar.batch, clock_of(call), list[Any]()
+        batch, clock, leaves = (
+            program.runtime.sidecar.batch,
+            clock_of(call.signature, call.leaves),
+            list[Any](),
+        )
         for place, leaf in enumerate(call.leaves):
             if place == clock:
                 leaves.append(_times([self._times[step] for step in steps], leaf, batch))
@@ -124,7 +128,7 @@ def _require_equal(alone: Any, together: Any) -> None:
 
 def _alike(one: Call, other: Call) -> bool:
     """Have both the same inputs, but for the timestep and the picture?"""
-    clock, picture = clock_of(one), picture_of(one)
+    clock, picture = clock_of(one.signature, one.leaves), picture_of(one)
     for place, (a, b) in enumerate(zip(one.leaves, other.leaves, strict=True)):
         if place == clock or a is picture or a is b:
             continue

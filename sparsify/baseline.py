@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,23 @@ def in_own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
+class Remote(Mapping[str, Tensor]):
+    """Values that lie elsewhere. Each look at one fetches all: who reads several fetches once."""
+
+    def __bool__(self) -> bool:
+        """There are some; nothing is fetched to say so."""
+        return True
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """What they take, where they are in memory."""
+
+    @abstractmethod
+    def fetched(self) -> Mapping[str, Tensor]:
+        """All of them, in memory, on the device that made them."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Baseline:
     """A recorded full run: its outputs, and the values that updates read. Data that never changes;
@@ -107,7 +125,13 @@ class Baseline:
     @property
     def nbytes(self) -> int:
         """Bytes kept for updates."""
+        if isinstance(self.values, Remote):
+            return self.values.nbytes
         return sum(distinct(list(self.values.values())))
+
+    def fetched(self) -> Mapping[str, Tensor]:
+        """The values, in memory."""
+        return self.values.fetched() if isinstance(self.values, Remote) else self.values
 
     def require(self, mask: Tensor, commit: bool = False) -> None:
         """Raises :class:`MaskError` if updates of ``mask`` are not served any more, and
@@ -146,7 +170,8 @@ class Baseline:
     def __getstate__(self) -> dict[str, Any]:
         """Data alone."""
         weights = Weights(self.weights.content, None)  # how often it was said is this process's
-        return {**vars(self), "origins": (None,) * len(self.origins), "weights": weights}
+        own = {"origins": (None,) * len(self.origins), "weights": weights}
+        return {**vars(self), **own, "values": dict(self.fetched())}
 
 
 def require_baseline(value: object) -> None:

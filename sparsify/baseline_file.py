@@ -30,7 +30,7 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     same, first = {}, dict[Memory, str]()
-    for name, value in baseline.values.items():
+    for name, value in baseline.fetched().items():
         if known := first.get(memory_of(value)):
             same[name] = known
         else:

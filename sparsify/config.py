@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -32,7 +32,8 @@ class SparsifyConfig:
     """Sites of the input's grid, pixels or latents, by which policy "fixed" widens the mask. None:
     5, on grids below 32 a sixth of the shorter side, at least 1. What stands around an edit
     changes with it: 1 instead of 5 costs 2 dB inside a 5 % edit of a trained diffusion UNet, and
-    6 to 20 dB on trained 32 x 32 latents. Fewer are active and an update is faster with less:
+    6 to 20 dB on trained 32 x 32 latents. None also leaves a row of tokens, of which neighbours may
+    lie apart in the picture, as it is. Fewer are active and an update is faster with less:
     choose that for weak edits, for masks that are wide already, and for decoders, whose reach is
     a few latents."""
 
@@ -51,7 +52,9 @@ class SparsifyConfig:
     """Active queries see the current keys and values of all sites."""
 
     grids: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
-    """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes.
+    """(H, W) of inputs that are tokens [N, H*W, C], by name; None for one that no edit changes. A
+    side of -1 is as long as the tokens ask for, so that (1, -1) is a row of them; of pictures it
+    says nothing.
     Of other inputs of four or five dimensions those are pictures [N, C, H, W], [N, H, W, C] or
     videos [N, C, T, H, W], whose frames share one mask, that the model uses as such or joins with
     one, labels and booleans among them."""
@@ -100,7 +103,9 @@ class SparsifyConfig:
 
     def dilation(self, grid: tuple[int, int]) -> int:
         """``dilate`` for an input on ``grid``."""
-        return min(5, max(1, min(grid) // 6)) if self.dilate is None else self.dilate
+        if self.dilate is not None:
+            return self.dilate
+        return 0 if min(grid) == 1 else min(5, max(1, min(grid) // 6))
 
     def _check_grids(self) -> None:
         what = "pass {name of the input: (H, W)}, or None in its place for one no edit changes"
@@ -110,13 +115,20 @@ class SparsifyConfig:
             if grid is not None and not _is_grid(grid):
                 raise ConfigError(f"grids={{{name!r}: {grid!r}}}: {what}")
 
-    @classmethod
-    def names(cls) -> list[str]:
-        return [f.name for f in fields(cls)]
+    @staticmethod
+    def of(config: SparsifyConfig | None, overrides: Mapping[str, Any]) -> SparsifyConfig:
+        """``config``, or the default, with other values for some fields. Raises
+        :class:`ConfigError`."""
+        names = [field.name for field in fields(SparsifyConfig)]
+        unknown = sorted(set(overrides) - set(names))
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(names)}")
+        return replace(config or SparsifyConfig(), **overrides)
 
 
 def _is_grid(value: object) -> bool:
-    """Two whole numbers of at least 1."""
+    """Two whole numbers of at least 1, of which one may be left open, as -1."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
-    return all(isinstance(size, int) and size > 0 for size in value)
+    is_whole = all(isinstance(size, int) and (size > 0 or size == -1) for size in value)
+    return is_whole and tuple(value) != (-1, -1)

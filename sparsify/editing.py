@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from .attention import attention_to_changes
 from .baseline import Baseline
 from .changes import changed
 from .codegen.errors import ConfigError, SessionError, SignatureError, SparsifyWarning
-from .finding import Finding
-from .forecast import Forecaster
+from .deferred import deferred
+from .finding import Finding, difference
+from .forecast import Forecaster, steps_of
 from .host import Host
 from .masks import fitted
 from .plan import Plan
@@ -22,6 +25,7 @@ from .program import Program
 from .run_report import RunReport
 from .runtime import copied
 from .schedule import Schedule
+from .scope import SAME_SITES, Place, Scope
 from .signature import Call
 
 Edited = tuple[Any, Baseline | None]
@@ -37,77 +41,91 @@ class Edits:
         self,
         host: Host,
         recorded: Sequence[Baseline],
-        plan: Plan | None,
+        scope: Scope,
         schedule: Schedule | None = None,
-        finding: Finding | None = None,
         kept: list[Baseline] | None = None,
+        place: Place = SAME_SITES,
     ) -> None:
-        """What is found is added to the ``plan``, if there is one; the calls of the edited run are
-        added to those ``kept``."""
+        """The calls of the edited run are added to those ``kept``; ``place`` is that of the scope
+        in the model."""
         self.host, self.recorded, self.position, self.kept = host, recorded, 0, kept
-        self._own, self._finding = plan, finding
-        self._known = plan if finding is None else None
+        self.scope, self._place = scope, place
         self.forecaster = None if schedule is None else Forecaster(schedule)
+        self._made, self._whole, self._skipped = 0, set[int](), set[int]()
+        """How many calls there were, and the numbers of those that ran the model whole, and not at
+        all."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.position} of {len(self.recorded)} calls made>"
 
     @property
-    def plan(self) -> Plan:
-        """Of the updates. Raises :class:`SessionError` before their mask was found."""
-        if self._known is None:
-            raise SessionError("the mask is not found yet: the first steps tell")
-        return self._known
-
-    @property
     def mask(self) -> Tensor:
-        """bool [H, W] or [N, H, W]: where the run is edited. Raises as :attr:`plan`."""
-        return self.plan.mask
+        """bool [H, W] or [N, H, W]: where the run is edited. Raises :class:`SessionError` before it
+        is found."""
+        return self.scope.mask
 
     def report(self) -> RunReport:
         """What the run computed of the model, so far."""
-        program = self.host.program_of(self.recorded[max(self.position - 1, 0)])
-        calls = tuple((step, True) for step in range(self.position))
-        schedule = Schedule.every(1, max(self.position, 1))
+        number = max(self.position - 1, 0)
+        program = self.host.program_of(self.recorded[number])
+        calls = [(step, True) for step in range(self._made)]
+        schedule = Schedule.every(1, max(self._made, 1))
         if self.forecaster is not None:
-            calls, schedule = tuple(self.forecaster.calls), self.forecaster.schedule
-        return RunReport(program.runtime.report(self.plan), schedule, calls)
+            late = self._made - len(self.forecaster.calls)
+            calls[late:], schedule = self.forecaster.calls, self.forecaster.schedule
+        call, others = program.runtime.report(self._plan(number)), (self._whole, self._skipped)
+        return RunReport(call, schedule, tuple(calls), *map(frozenset, others))
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
         number, calls = self._twin(call), self.recorded
         baseline = calls[number]
         call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
-        output, new = self._edited(baseline, call, dense)
+        if self._place.is_stepped and self.scope.start and self._steps[number] < self.scope.start:
+            output, new = self._as_recorded(baseline)
+        else:
+            output, new = self._edited(number, call, dense)
         if self.kept is not None and new is not None:
             if not self.position:  # what comes before a late start is as it was
                 self.kept[:] = calls[:number]
             self.kept.append(new)
-        self.position = number + 1
+        self.position, self._made = number + 1, self._made + 1
         return output
 
     @property
     def _commits(self) -> bool:
         return self.kept is not None
 
-    def _edited(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Edited:
+    @cached_property
+    def _steps(self) -> list[int]:
+        return steps_of([(one.signature, one.inputs) for one in self.recorded])
+
+    def _as_recorded(self, baseline: Baseline) -> Edited:
+        self._skipped.add(self._made)
+        spec = self.host.program_of(baseline).output_spec
+        return tree_unflatten(copied(baseline.outputs), spec), baseline
+
+    def _edited(self, number: int, call: Call, dense: Callable[[], Any]) -> Edited:
         """The update; where the schedule says so, from a forecast."""
-        if self._finding is not None and self._finding.looks_at(call):
-            self._find(self._finding, baseline, call)
-        if self.forecaster is None:
-            return self._updated(baseline, call, dense)
+        baseline, scope = self.recorded[number], self.scope
         program = self.host.program_of(baseline)
+        self._find(program, baseline, call)
+        if scope.is_known and scope.takes_recorded and program.config.policy != "exact":
+            masks = program.plan(self._plan(number)).masks
+            call = call.of(program.runtime.edited_inputs(call.leaves, baseline.inputs, masks))
+        if self.forecaster is None:
+            return self._updated(number, call, dense)
         if self.forecaster.schedule.part is not None:
-            return self.forecaster.run(call, *self._by_part(program, baseline, call))
+            return self.forecaster.run(call, *self._by_part(program, number, call))
 
         def key() -> tuple[Edited, list[Any]]:
-            edited = self._updated(baseline, call, dense)
+            edited = self._updated(number, call, dense)
             pairs = zip(tree_leaves(edited[0]), baseline.outputs, strict=True)
             return edited, [_minus(*pair) for pair in pairs]
 
         def reuse(changes: list[Any]) -> Edited:
             made = [_plus(*pair) for pair in zip(baseline.outputs, changes, strict=True)]
-            if self._finding is not None and self._finding.is_done:
-                masks = program.plan(self.plan).masks
+            if scope.finding is not None and scope.is_known:
+                masks = program.plan(self._plan(number)).masks
                 made = program.runtime.edited_outputs(made, baseline.outputs, masks)
             if self._commits:
                 return program.forecast(call, made)
@@ -115,41 +133,69 @@ class Edits:
 
         return self.forecaster.run(call, key, reuse)
 
-    def _updated(self, baseline: Baseline, call: Call, dense: Callable[[], Any]) -> Edited:
-        host = self.host
-        if self._finding is None:
-            return host.update(baseline, call, self._plan(baseline, call), self._commits)
-        program = host.program_of(baseline)
-        if not self._finding.is_done:
-            if self._finding.is_unchanged(baseline, call):
-                return tree_unflatten(copied(baseline.outputs), program.output_spec), baseline
-            return program.record(call) if self._commits else (dense(), None)
-        masks = program.plan(self.plan).masks
-        leaves = program.runtime.edited_inputs(call.leaves, baseline.inputs, masks)
-        return host.update(baseline, call.of(leaves), self.plan, self._commits)
-
-    def _find(self, finding: Finding, baseline: Baseline, call: Call) -> None:
-        """A step begins; the last of those looked at tells the mask."""
+    def _updated(self, number: int, call: Call, dense: Callable[[], Any]) -> Edited:
+        baseline, finding = self.recorded[number], self.scope.finding
         program = self.host.program_of(baseline)
-        finding.look(program.runtime, baseline, call)
+        if finding is not None and not self.scope.is_known:
+            if finding.is_unchanged(baseline, call):
+                return self._as_recorded(baseline)
+            self._whole.add(self._made)
+            call = call.of(copied(call.leaves))
+            return self._kept_later(baseline, call, dense(), lambda: program.record(call)[1])
+        plan = self._with_changes(number, call)
+        tables = program.plan(plan)
+        if tables.is_empty:
+            self._skipped.add(self._made)
+        # What a store keeps needs no memory, and is made at once.
+        if type(self.kept) is not list or baseline.restricted_to is not None:
+            return self.host.update(baseline, call, plan, self._commits)
+        output, _ = self.host.update(baseline, call, plan)
+        if tables.is_empty:
+            return output, baseline
+        leaves = program.runtime.edited_inputs(call.leaves, baseline.inputs, tables.masks)
+        call = call.of(copied(leaves))
+        later = partial(program.update, baseline, call, plan, commit=True)
+        return self._kept_later(baseline, call, output, lambda: later()[1])
+
+    def _kept_later(
+        self, baseline: Baseline, call: Call, output: Any, make: Callable[[], Baseline | None]
+    ) -> Edited:
+        """The output, and its baseline, whose values are made once somebody reads them."""
+        return output, deferred(
+            baseline, call, tree_leaves(output), make
+        ) if self._commits else None
+
+    def _find(self, program: Program, baseline: Baseline, call: Call) -> None:
+        """Where a step begins that is looked at; the last of them tells the mask."""
+        finding = self.scope.finding
+        if finding is None or not self._place.is_stepped:
+            return
+        if finding.looks_at(call):
+            self._look(finding, program, baseline, call)
+        if finding.is_at_last_step and "attention" in finding.ways:
+            paid = attention_to_changes(program, baseline, call, finding.words)
+            if paid is not None:
+                finding.attention.append(self._place.picture(paid).mean(1))
+
+    def _look(self, finding: Finding, program: Program, baseline: Baseline, call: Call) -> None:
+        own = difference(program.runtime, baseline, call)
+        finding.look(call, self._place.picture(own))
         if not finding.is_done:
             return
-        mask = finding.mask()
-        if self._own is not None:
-            mask = mask | fitted(self._own.mask, baseline.grid, len(mask))
-        self._known = Plan(mask)
-        if program.plan(self._known).is_dense:
+        self.scope.find()
+        if program.plan(self._plan_on(baseline)).is_dense:
             warnings.warn(
-                f"the mask that was found has {mask.float().mean():.0%} of the sites, so that the "
-                "run goes on densely inside of it: see `dense_above`",
+                f"the mask that was found has {self.mask.float().mean():.0%} of the sites, so that "
+                "the run goes on densely inside of it: see `dense_above`",
                 SparsifyWarning,
                 stacklevel=2,
             )
 
-    def _by_part(self, program: Program, baseline: Baseline, call: Call) -> tuple[Key, Reuse]:
+    def _by_part(self, program: Program, number: int, call: Call) -> tuple[Key, Reuse]:
         """What key steps do, and the others."""
         assert self.forecaster is not None
         part, host = self.forecaster.schedule.part, self.host
+        baseline, plan = self.recorded[number], self._plan(number)
         if program.part != part:
             raise SessionError(
                 f"{call.what} was recorded without its part {part!r}: record with a schedule that "
@@ -167,24 +213,34 @@ class Edits:
                     f"{call.what} was no key step when it was recorded: edit by the schedule that "
                     "the run was recorded with, or by one with fewer key steps"
                 )
-            output, values, new = host.update_step(baseline, call, self.plan, None, self._commits)
+            output, values, new = host.update_step(baseline, call, plan, None, self._commits)
             return (output, new), values
 
         def reuse(taken: list[Any]) -> Edited:
-            output, _, new = host.update_step(baseline, call, self.plan, taken, self._commits)
+            output, _, new = host.update_step(baseline, call, plan, taken, self._commits)
             return output, new
 
         return key, reuse
 
-    def _plan(self, baseline: Baseline, call: Call) -> Plan:
+    def _plan(self, number: int) -> Plan:
+        """That of a recorded call."""
+        is_stepped = self._place.is_stepped and self.scope.has_steps
+        step = self._steps[number] if is_stepped else None
+        return self._plan_on(self.recorded[number], step)
+
+    def _plan_on(self, baseline: Baseline, step: int | None = None) -> Plan:
+        return self.scope.plan(self._place, baseline.grid, baseline.shape[0], step)
+
+    def _with_changes(self, number: int, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""
+        baseline, plan = self.recorded[number], self._plan(number)
         program = self.host.program_of(baseline)
         if program.config.policy != "exact":
-            return self.plan
+            return plan
         found = changed(program.runtime, baseline, call)
-        mask = fitted(self.plan.mask, baseline.grid, len(found))
+        mask = fitted(plan.mask, baseline.grid, len(found))
         found = found if program.runtime.sidecar.items > 1 else found.any(0)
-        return Plan(mask | found) if bool((found & ~mask).any()) else self.plan
+        return Plan(mask | found) if bool((found & ~mask).any()) else plan
 
     def _twin(self, call: Call) -> int:
         """The position of the recorded call that ``call`` belongs to. Raises

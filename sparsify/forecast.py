@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,8 @@ from .schedule import Schedule
 from .signature import Call, Signature, is_number
 
 Result = TypeVar("Result")
-_CLOCKS = ("timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level")
+CLOCKS = frozenset(("timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level"))
+"""Names of arguments that tell the step."""
 MOST_CALLS = 8
 """Of one step: guidance makes two, and a solver of second order two of each."""
 
@@ -209,15 +211,15 @@ def _rises(schedule: Schedule) -> bool | None:
     return None if times is None or len(times) < 2 else times[-1] > times[0]
 
 
-def clock_of(call: Call) -> int:
+def clock_of(signature: Signature, leaves: Sequence[Any]) -> int:
     """The place of the timestep among the inputs: of one with this name, or of the first number.
     Raises :class:`SessionError` if there is none."""
     numbers = [
         (place, name.split("[")[0])
-        for place, (name, leaf) in enumerate(zip(call.signature.names, call.leaves, strict=True))
+        for place, (name, leaf) in enumerate(zip(signature.names, leaves, strict=True))
         if is_number(leaf) or (isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel())
     ]
-    named = [place for place, name in numbers if name in _CLOCKS]
+    named = [place for place, name in numbers if name in CLOCKS]
     for place in (*named, *(place for place, _ in numbers)):
         return place
     raise SessionError("no input of this call is a number, so none tells the step of the run")
@@ -225,5 +227,21 @@ def clock_of(call: Call) -> int:
 
 def time_of(call: Call) -> float:
     """The timestep. Raises as :func:`clock_of`."""
-    leaf = call.leaves[clock_of(call)]
+    return _time(call.signature, call.leaves)
+
+
+def steps_of(calls: Sequence[tuple[Signature, Sequence[Any]]]) -> list[int]:
+    """The step of each call of a run, given its inputs: those of one timestep in a row are one.
+    Raises as :func:`clock_of`."""
+    return numbered([_time(*call) for call in calls])
+
+
+def numbered(times: Sequence[float]) -> list[int]:
+    """The step of each of these timesteps: a repeated one is of the same step."""
+    begins = (new != old for old, new in pairwise(times))
+    return list(accumulate(begins, initial=0))[: len(times)]
+
+
+def _time(signature: Signature, leaves: Sequence[Any]) -> float:
+    leaf = leaves[clock_of(signature, leaves)]
     return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)

@@ -1,7 +1,9 @@
 """Masks that are found: where runs of two prompts differ.
 
 The recipe is FISEdit's (Yu et al., AAAI 2024): differences of latents over some steps, each scaled
-to 0..1, are added up, and Otsu's threshold and an opening tell the edit from the rest.
+to 0..1, are added up, and Otsu's threshold and an opening tell the edit from the rest. Other maps
+than theirs go the same way: attention to words, and distances to a reference. For these RegionE
+has a fixed threshold for each of three models; Otsu's needs none.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ _LEVELS = 256
 def difference_map(differences: Sequence[Tensor]) -> Tensor:
     """float [N, H, W] in 0..1: the sum over steps of absolute differences [N, C, H, W], those of
     each step and item summed over channels and scaled to 0..1."""
-    return _scaled(torch.stack([_scaled(own.abs().float().sum(1)) for own in differences]).sum(0))
+    return scaled(torch.stack([scaled(own.abs().float().sum(1)) for own in differences]).sum(0))
+
+
+def distance_map(values: Tensor, reference: Tensor) -> Tensor:
+    """float [N, H, W]: 1 less the cosine of what stands at a site of the one and of the other, both
+    [N, C, H, W]."""
+    return 1 - F.cosine_similarity(values.float(), reference.float(), dim=1)
 
 
 def found_mask(difference: Tensor, margin: int = 0) -> Tensor:
@@ -53,7 +61,7 @@ def opened(mask: Tensor) -> Tensor:
     return F.max_pool2d(squares.float(), 2, 1)[:, 0] > 0
 
 
-def _scaled(values: Tensor) -> Tensor:
-    """Each item to 0..1; all 0 where it is one value."""
+def scaled(values: Tensor) -> Tensor:
+    """Each item of float [N, H, W] to 0..1; all 0 where it is one value."""
     low, high = values.amin((-2, -1), True), values.amax((-2, -1), True)
     return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +36,8 @@ class Possible:
                 f"grids names {unknown[0]!r}, which is not an input: {', '.join(names)}"
             )
         inputs = list(enumerate(zip(names, leaves, strict=True)))
+        pictures = {name for _, (name, leaf) in inputs if _has_axes(leaf)}
+        grids = {n: grid for n, grid in grids.items() if not (_is_open(grid) and n in pictures)}
         named = {
             index: _layouts(name, leaf, grid)
             for index, (name, leaf) in inputs
@@ -43,7 +46,7 @@ class Possible:
         others = {
             index: tuple(leaf.shape)
             for index, (name, leaf) in inputs
-            if name not in grids and isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
+            if name not in grids and name in pictures
         }
         if not named and not others:
             raise _no_picture(names)
@@ -81,11 +84,20 @@ def _undecided(names: Sequence[str], groups: Sequence[Group]) -> GridError:
     )
 
 
+def _has_axes(leaf: Any) -> bool:
+    """Those of an image or a video?"""
+    return isinstance(leaf, Tensor) and leaf.dim() in (4, 5)
+
+
+def _is_open(grid: Grid | None) -> bool:
+    return grid is not None and -1 in grid
+
+
 def _layouts(name: str, leaf: Any, grid: Grid) -> list[Layout]:
     """How an input may lie on its grid, the most usual first."""
-    height, width = grid
     if not isinstance(leaf, Tensor) or leaf.dim() < 2:
         raise GridError(f"grids names {name!r}, which is not a tensor [N, L, C]")
+    height, width = (leaf.shape[1] // -prod(grid) if size == -1 else size for size in grid)
     if height * width == 1:
         raise GridError(f"grids says {tuple(grid)} of {name!r}: there is nothing to leave out")
     shape, pair, layouts = leaf.shape, (height, width), []

@@ -6,7 +6,6 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 
 from .baseline import Baseline
-from .codegen.errors import BaselineError, ConfigError
+from .baseline_file import load_baseline
+from .codegen.errors import BaselineError
 from .config import SparsifyConfig
 from .engine import Engine
 from .folder import Format
@@ -26,8 +26,9 @@ from .report import Report
 from .sampling import Sampling
 from .schedule import Schedule
 from .session import Recording, Session
-from .session_file import load_calls
+from .session_file import files_of_calls
 from .source import as_files, whole
+from .store import BaselineStore, Calls
 from .wrapping import require_module, view
 
 
@@ -56,10 +57,7 @@ def sparsify(
     >>> out = sparse.update(baseline, edited, timestep, mask=mask)   # bool [H, W]
     """
     require_module(model, method)
-    unknown = sorted(set(overrides) - set(SparsifyConfig.names()))
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(SparsifyConfig.names())}")
-    return _wrap(model, replace(config or SparsifyConfig(), **overrides), method)
+    return _wrap(model, SparsifyConfig.of(config, overrides), method)
 
 
 class SparseModule(nn.Module):
@@ -139,23 +137,44 @@ class SparseModule(nn.Module):
         return self._engine.restrict(baseline, Plan.of(mask))
 
     @contextmanager
-    def recording(self, schedule: Schedule | None = None) -> Iterator[Session]:
+    def recording(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        store: BaselineStore | None = None,
+        calls: int | None = None,
+    ) -> Iterator[Session]:
         """Inside, calls are recorded in order; the session then edits them in that order.
 
         With a ``schedule`` only its key steps run the model, and only these keep more than their
         outputs. Only calls of this context count, as :mod:`contextvars` defines it: other threads
         have sessions of their own.
+
+        With a ``store`` the values of the calls lie there. If it is known how many ``calls`` will
+        be made, or there is a schedule, the first one tells whether they have room. Raises
+        :class:`StoreError` if not, with the budget that would do.
         """
-        session = Session(self._engine)
+        session = Session(self._engine, Calls.of(store, calls, schedule))
         with self._engine.mode_of(Recording(session, schedule)):
             yield session
 
-    def load_session(self, path: str | Path, device: torch.device | str | None = None) -> Session:
+    def load_session(
+        self,
+        path: str | Path,
+        device: torch.device | str | None = None,
+        *,
+        store: BaselineStore | None = None,
+    ) -> Session:
         """What :meth:`.Session.save` wrote, with its tensors on ``device``, by default where they
-        were; on a CPU they are read when they are used. Edits refuse what other weights or another
-        configuration recorded. Raises :class:`FolderError` for a folder that is not as it was
-        written."""
-        return Session(self._engine, load_calls(Path(path), device))
+        were; on a CPU they are read when they are used, unless they are copied into a ``store``.
+        Edits refuse what other weights or another configuration recorded. Raises
+        :class:`FolderError` for a folder that is not as it was written, and :class:`StoreError` if
+        the store has no room."""
+        files = files_of_calls(Path(path))
+        session = Session(self._engine, Calls.of(store, len(files)))
+        for file in files:
+            session.calls.append(load_baseline(file, device))
+        return session
 
     @contextmanager
     def sampling(self, schedule: Schedule, ahead: int = 1) -> Iterator[Sampling]:

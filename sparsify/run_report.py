@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -33,10 +34,17 @@ class RunReport:
     schedule: Schedule
     calls: tuple[tuple[int, bool], ...]
     """(step, is it a key step) of the last run's calls."""
+    whole: frozenset[int] = frozenset()
+    """The numbers of calls that computed all sites, whatever the plan: they told the mask."""
+    skipped: frozenset[int] = frozenset()
+    """Of those that gave what was recorded: before a late start, of an unchanged prompt."""
 
     def __iter__(self) -> Iterator[StepReport]:
         dense = self.call.macs_dense
-        return (StepReport(s, k, dense, self._of_call(k, self.call.nodes)) for s, k in self.calls)
+        return (
+            StepReport(step, is_key, dense, self._of_call(number, is_key))
+            for number, (step, is_key) in enumerate(self.calls)
+        )
 
     @property
     def macs_dense(self) -> int:
@@ -46,13 +54,12 @@ class RunReport:
     @property
     def macs_space(self) -> int:
         """With what edits leave alone not computed, at every step."""
-        return len(self.calls) * self.call.macs_update
+        return sum(self._of_call(number, is_key=True) for number in range(len(self.calls)))
 
     @property
     def macs_time(self) -> int:
         """With what steps reuse not computed, at every site."""
-        whole = [replace(node, macs_now=node.macs) for node in self.call.nodes]
-        return sum(self._of_call(is_key, whole) for _, is_key in self.calls)
+        return sum(self._of_nodes(is_key, self._all_sites) for _, is_key in self.calls)
 
     @property
     def macs_now(self) -> int:
@@ -65,18 +72,31 @@ class RunReport:
 
     def nodes(self) -> tuple[NodeReport, ...]:
         """The nodes with the MACs of all calls."""
-        keys = sum(is_key for _, is_key in self.calls)
-        whole = self.schedule.part is not None
         return tuple(
-            replace(
-                node,
-                macs=node.macs * len(self.calls),
-                macs_now=node.macs_now * (len(self.calls) if whole and not node.reused else keys),
-            )
-            for node in self.call.nodes
+            replace(node, macs=node.macs * len(self.calls), macs_now=self._of_node(number))
+            for number, node in enumerate(self.call.nodes)
         )
 
-    def _of_call(self, is_key: bool, nodes: Sequence[NodeReport]) -> int:
+    @cached_property
+    def _all_sites(self) -> tuple[NodeReport, ...]:
+        return tuple(replace(node, macs_now=node.macs) for node in self.call.nodes)
+
+    def _of_node(self, number: int) -> int:
+        calls = enumerate(self.calls)
+        return sum(
+            self._of_nodes(k, self._nodes(place)[number : number + 1]) for place, (_, k) in calls
+        )
+
+    def _of_call(self, number: int, is_key: bool) -> int:
+        return self._of_nodes(is_key, self._nodes(number))
+
+    def _nodes(self, number: int) -> tuple[NodeReport, ...]:
+        """What a call computes of each node, if it is of a key step."""
+        if number in self.skipped:
+            return ()
+        return self._all_sites if number in self.whole else self.call.nodes
+
+    def _of_nodes(self, is_key: bool, nodes: Sequence[NodeReport]) -> int:
         if is_key:
             return sum(node.macs_now for node in nodes)
         if self.schedule.part is None:

@@ -308,7 +308,7 @@ class Runtime:
             return replace(baseline, values={}, restricted_to=tables.mask)
         if baseline.restricted_to is not None:
             return baseline
-        values, shared = dict(baseline.values), dict[tuple[Memory, Read], Tensor]()
+        values, shared = dict(baseline.fetched()), dict[tuple[Memory, Read], Tensor]()
         for name, read in self.sidecar.reads.items():
             if name not in values:  # of a step that took over what it is read for
                 continue
@@ -373,7 +373,7 @@ class Runtime:
 
 def _operands(call: Call, tables: Tables, baseline: Baseline) -> Values:
     rows = {} if baseline.restricted_to is None else tables.of_restricted
-    return {**inputs_of(call.leaves), **tables.tables, **rows, **baseline.values}
+    return {**inputs_of(call.leaves), **tables.tables, **rows, **baseline.fetched()}
 
 
 def _stage(baseline: Baseline, commit: bool) -> str:

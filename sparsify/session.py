@@ -7,19 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from .attention import require_words
 from .baseline import Baseline
-from .codegen.errors import ConfigError, SessionError, SparsifyWarning
+from .codegen.errors import ConfigError, MaskError, SessionError, SparsifyWarning
 from .editing import Edits
-from .finding import Finding
+from .finding import Find, Finding, Way, ways_of
 from .forecast import Forecaster
 from .host import Host
 from .masks import MaskLike
 from .plan import Plan
 from .schedule import Schedule
+from .scope import Scope
 from .session_file import save_calls
 from .signature import Call
+from .store import BaselineStore, Calls
 from .words import size_of
 
 
@@ -38,6 +41,16 @@ class Session:
         """Bytes kept of all calls."""
         return sum(baseline.nbytes for baseline in self.calls)
 
+    @property
+    def store(self) -> BaselineStore | None:
+        """Where the values of its calls lie, if they were recorded, or loaded, into a store."""
+        return self.calls.store if isinstance(self.calls, Calls) else None
+
+    def no_calls(self, schedule: Schedule | None = None) -> list[Baseline]:
+        """An empty list for those of another run by a ``schedule``, which lie in the same store."""
+        kept = sum(bool(baseline.values) for baseline in self.calls)
+        return Calls.of(self.store, kept, schedule)
+
     def restrict(self, mask: MaskLike | Plan | None = None) -> None:
         """Keeps of every call only what updates of ``mask`` need (:meth:`SparseModule.restrict`).
 
@@ -45,11 +58,15 @@ class Session:
         calls then raise :class:`MaskError`.
         """
         plan = Plan.of(mask)
-        self.calls[:] = [self.module.restrict(baseline, plan) for baseline in self.calls]
+        restricted = self.no_calls()
+        for baseline in self.calls:
+            restricted.append(self.module.restrict(baseline, plan))
+        self.calls[:] = restricted
 
     def __getitem__(self, calls: slice) -> Session:
         """Some of the calls, such as ``session[10:]`` for a run that starts late."""
-        return Session(self.module, self.calls[calls])
+        own = self.calls[calls]
+        return Session(self.module, own if self.store is None else Calls(self.store, own))
 
     def save(self, path: str | Path) -> None:
         """Writes the folder ``path``, for :meth:`SparseModule.load_session` in any process with the
@@ -63,11 +80,12 @@ class Session:
     @contextmanager
     def editing(
         self,
-        mask: MaskLike | Plan | None = None,
+        mask: MaskLike | Plan | Sequence[MaskLike] | None = None,
         schedule: Schedule | None = None,
         *,
         after: int | None = None,
         margin: int = 1,
+        find: Find = "latents",
         keep: bool = False,
     ) -> Iterator[Editing]:
         """Inside, the model's calls are updates of the recorded ones.
@@ -85,13 +103,19 @@ class Session:
         of the model, all steps are updates, of which only those at key steps compute this part; the
         run has to be recorded with a schedule of the same part.
 
+        A list of masks has one for each step (as in differential diffusion): what a later one adds
+        starts from the recorded picture of that step, what it leaves out goes back to it.
+
         With ``after`` the mask is found: the calls of so many steps run the model, and where they
         changed the picture, the others are updates (:mod:`.found_masks`, grown by ``margin``
         sites). It is :attr:`Editing.mask` then, with ``mask`` beside it, if there is one. A call
-        whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing.
+        whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing. To
+        ``find`` by "attention" takes the sites that heed the words that changed, and both names
+        take what either way finds.
 
         With ``keep`` the edited run is recorded as it goes, by commits: :attr:`Editing.session` can
-        be edited in turn, any number of times. Calls before a late start stay the recorded ones.
+        be edited in turn, any number of times, and lies in the same store. Calls before a late
+        start stay the recorded ones.
 
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
         a scalar input, for one call too many, and on leaving if there was none;
@@ -103,12 +127,14 @@ class Session:
                 "nothing was recorded: run the sampler inside recording(), with what sparsify() "
                 "returned in the place of the model (pipe.unet = sparse), and in the same thread"
             )
-        finding, plan = None, None if mask is None and after is not None else Plan.of(mask)
+        finding = None
         if after is not None:
             _require_findable(self, schedule, after, margin)
-            finding = Finding(after, margin)
-        kept = list[Baseline]() if keep else None
-        editing = Editing(self.module, self.calls, plan, schedule, finding, kept)
+            finding = Finding(after, margin, _ways(self, find))
+        is_found = mask is None and finding is not None
+        scope = Scope([] if is_found else _plans(mask), finding)
+        kept = self.no_calls(schedule) if keep else None
+        editing = Editing(self.module, self.calls, scope, schedule, kept)
         with self.module.mode_of(editing):
             yield editing
         made, recorded = editing.position, len(self.calls)
@@ -171,6 +197,26 @@ class Recording:
             return program.record_step(call, taken)[:2]
 
         return forecaster.run(call, key, reuse)
+
+
+def _plans(mask: MaskLike | Plan | Sequence[MaskLike] | None) -> list[Plan]:
+    if not isinstance(mask, list | tuple):
+        return [Plan.of(cast("MaskLike | Plan | None", mask))]
+    if not mask:
+        raise MaskError("the list of masks is empty: give one for each step")
+    return [Plan.of(own) for own in mask]
+
+
+def _ways(session: Session, find: Find) -> tuple[Way, ...]:
+    ways = ways_of(find)
+    if "reference" in ways:
+        raise ConfigError(
+            f"find={find!r}: a session knows no scheduler, which tells the picture that a step "
+            "predicts: edit by an Editor, or take 'latents' or 'attention'"
+        )
+    if "attention" in ways:
+        require_words([session.module.program_of(session.calls[0])])
+    return ways
 
 
 def _require_findable(session: Session, schedule: Schedule | None, after: int, margin: int) -> None:

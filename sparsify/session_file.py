@@ -12,10 +12,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-
 from .baseline import Baseline
-from .baseline_file import load_baseline, save_baseline
+from .baseline_file import save_baseline
 from .codegen.errors import FolderError
 from .hashed import about, check_files
 
@@ -47,8 +45,8 @@ def save_calls(calls: Sequence[Baseline], path: Path) -> None:
     _remove(one for one in path.iterdir() if one.name not in (_INDEX, *names))
 
 
-def load_calls(path: Path, device: torch.device | str | None) -> list[Baseline]:
-    """What :func:`save_calls` wrote. On a CPU the tensors are read when they are used.
+def files_of_calls(path: Path) -> list[Path]:
+    """What :func:`save_calls` wrote.
 
     Raises :class:`FolderError` for a folder that is not as it was written.
     """
@@ -60,7 +58,7 @@ def load_calls(path: Path, device: torch.device | str | None) -> list[Baseline]:
     if version != _VERSION:
         raise FolderError(f"{path} was saved by another version of sparsify: record again")
     check_files(path, files, "save the session again")
-    return [load_baseline(path / name, device) for name in files]
+    return [path / name for name in files]
 
 
 def _require_ours(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_unflatten
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
 from .codegen.errors import SignatureError
 
@@ -86,7 +86,7 @@ def bind_to(
         bound = parameters.bind(*args, **kwargs)
     except TypeError as error:
         raise SignatureError(f"{name}: {error}") from None
-    args, kwargs = _ordered(bound.args), _ordered(bound.kwargs)
+    args, kwargs = tree_map(_given, (_ordered(bound.args), _ordered(bound.kwargs)))
     pairs, spec = tree_flatten_with_path((args, kwargs))
     order = [p for p in parameters.parameters]
     names = tuple(_name(path, order) for path, _ in pairs)
@@ -103,6 +103,12 @@ def as_tensor(number: float, device: torch.device | None) -> Tensor:
     """Without axes, so that no result takes its dtype where it would not take the number's."""
     dtype = torch.int64 if isinstance(number, int) else torch.float64
     return torch.tensor(number, dtype=dtype, device=device)
+
+
+def _given(leaf: Any) -> Any:
+    """A generator is no input: another one may stand in its place at each call, as pipelines hand
+    theirs to a decoder that draws nothing."""
+    return None if isinstance(leaf, torch.Generator) else leaf
 
 
 def _ordered(tree: Any) -> Any:

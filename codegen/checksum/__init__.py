@@ -49,21 +49,22 @@ class Memory:
 
     def sampled(self) -> tuple[int, ...]:
         """Of a few words of each page, on CPUs alone: other devices would have to be waited for."""
-        return self._host(whole=False)
+        # By one thread, which takes less time than a second one that has to be waited for.
+        return self._host(whole=False, threads=1)
 
-    def whole(self) -> tuple[int | float, ...]:
-        """Of all bytes; on other devices of the norms of floating-point tensors."""
+    def whole(self, threads: int | None = None) -> tuple[int | float, ...]:
+        """Of all bytes; on other devices of the norms of floating-point tensors. By as many
+        ``threads`` as torch has, if not by fewer."""
         norms = [t for t in self._away if t.dtype in _NORMED]
         values = torch._foreach_norm(norms, dtype=torch.float32) if norms else ()
         others = [_digest(t, 1) for t in self._away if t.dtype not in _NORMED]
-        return *self._host(whole=True), *_numbers(values), *_numbers(others)
+        host = self._host(whole=True, threads=threads or torch.get_num_threads())
+        return *host, *_numbers(values), *_numbers(others)
 
-    def _host(self, whole: bool) -> tuple[int, ...]:
+    def _host(self, whole: bool, threads: int) -> tuple[int, ...]:
         if not self._count:
             step = 1 if whole else _BLOCK
             return tuple(int(_digest(tensor, step)) for tensor in self._by_torch)
-        # A sample takes one thread less time than a second one that has to be waited for.
-        threads = torch.get_num_threads() if whole else 1
         arrays = (ctypes.addressof(self._starts), ctypes.addressof(self._sizes))
         return (_library().checksum(*arrays, self._count, whole, threads),)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.networks import small
-from sparsify import sparsify
+from sparsify import BaselineStore, sparsify
 from tests import test_gather_conv as conv
 from tests import test_overlay_attention as attention
+from tests.small import small_inputs, small_unet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -141,6 +143,45 @@ def test_large_edits_replay_the_dense_model() -> None:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(got, model(new), atol=1e-5, rtol=1e-5)
     assert sparse.report().is_dense
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "tiers", [{"device": None}, {"host": None}, {"disk": None}, "all"], ids=str
+)
+def test_a_store_gives_the_same_edit(tiers: Any, tmp_path: Path) -> None:
+    """From each tier; no update waits for values that come from pinned memory."""
+    model, (image, time, context) = small_unet().cuda(), on_cuda(small_inputs())
+    sparse, mask = sparsify(model, dilate=1), masks((16, 16))[0]
+    new = torch.where(mask.cuda(), image + 1, image)
+
+    def run(start: Tensor) -> list[Tensor]:
+        return [sparse(start, time - step, context) for step in range(6)]
+
+    with sparse.recording() as session:
+        run(image)
+    with session.editing(mask):
+        want = run(new)
+    size = session.nbytes // 6
+    budgets = {"device": 2 * size, "host": 5 * size, "disk": None} if tiers == "all" else tiers
+    with BaselineStore(**budgets, folder=tmp_path) as store:
+        with sparse.recording(store=store, calls=6) as stored:
+            run(image)
+        for _ in range(2):
+            with stored.editing(mask):
+                got = run(new)
+            for ours, theirs in zip(got, want, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        for one, other in zip(stored.calls, session.calls, strict=True):
+            values = one.fetched()
+            assert values.keys() == other.values.keys()
+            assert all(torch.equal(values[name], own) for name, own in other.values.items())
+        if tiers == {"host": None}:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                stored.calls[0].fetched()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
 
 @torch.no_grad()
