@@ -1,0 +1,124 @@
+"""Decoders: outside of an edit their picture is the recorded one bit for bit. One that cannot be
+captured runs as it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from ..codegen.errors import CaptureError, GridError, SparsifyWarning
+from ..editing import Edits
+from ..runtime import copied
+from ..scope import Scope
+from ..session import Recording, Session
+from ..signature import Call
+from .places import for_items, resized
+
+
+class Decoded(NamedTuple):
+    """A call of a decoder."""
+
+    given: Tensor
+    """Its first input."""
+    output: Any
+
+
+@dataclass
+class Outputs:
+    """The calls of a decoder, in order, of which nothing else is known."""
+
+    calls: list[Decoded] = field(default_factory=list)
+
+    def keep(self, call: Call, output: Any) -> Any:
+        """Returns ``output``, to which its owner may write."""
+        self.calls.append(Decoded(call.leaves[0].clone(), _copied(output)))
+        return output
+
+
+def decoded(own: Session | Outputs) -> Decoded | None:
+    """The first call of a decoder; None if there was none."""
+    if not own.calls:
+        return None
+    first = own.calls[0]
+    return first if isinstance(first, Decoded) else Decoded(first.inputs[0], first.outputs[0])
+
+
+class RecordingOrDense(Recording):
+    """The mode of a decoder in a run that is recorded."""
+
+    def __init__(self, name: str, session: Session) -> None:
+        super().__init__(session)
+        self.name = name
+        self.outputs: Outputs | None = None
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        if self.outputs is None:
+            try:
+                return super().call(call, dense)
+            except (CaptureError, GridError) as error:
+                if self.session.calls:
+                    raise
+                warnings.warn(
+                    f"the {self.name} runs densely in every edit: {error}",
+                    SparsifyWarning,
+                    stacklevel=2,
+                )
+                self.outputs = Outputs()
+        return self.outputs.keep(call, dense())
+
+
+def kept_of(mode: Recording) -> Session | Outputs:
+    """What edits start from."""
+    own = mode.outputs if isinstance(mode, RecordingOrDense) else None
+    return own or mode.session
+
+
+class DecoderEdits(Edits):
+    """The mode of a decoder in an edited run. An edit reaches further than its mask there: what it
+    changes around it is computed, for what is inside depends on it, and then left out."""
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        output = super().call(call, dense)
+        if not self.scope.is_known:
+            return output
+        recorded = self.recorded[self.position - 1].outputs
+        leaves, spec = tree_flatten(output)
+        pairs = zip(leaves, recorded, strict=True)
+        leaves = [_blended(self.scope.mask, new, old) for new, old in pairs]
+        if self.kept is not None:
+            self.kept[-1] = replace(self.kept[-1], outputs=tuple(copied(leaves)))
+        return tree_unflatten(leaves, spec)
+
+
+class DenseEdits:
+    """The mode of a decoder that runs densely in an edited run."""
+
+    def __init__(self, recorded: Outputs, scope: Scope) -> None:
+        self._recorded, self._scope = recorded, scope
+        self.kept = Outputs()
+
+    def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        number, output = len(self.kept.calls), dense()
+        if self._scope.is_known and number < len(self._recorded.calls):
+            mask, old = self._scope.mask, self._recorded.calls[number].output
+            output = tree_map(lambda new, known: _blended(mask, new, known), output, old)
+        return self.kept.keep(call, output)
+
+
+def _blended(mask: Tensor, new: Any, old: Any) -> Any:
+    """Pictures [N, C, H, W] or videos ``new`` inside the mask, ``old`` outside."""
+    if not isinstance(new, Tensor) or new.dim() < 4 or new.shape != old.shape:
+        return new
+    inside = for_items(resized(mask, (new.shape[-2], new.shape[-1])), len(new), by_frame=True)
+    shape = *inside.shape[:-2], *[1] * (new.dim() - 3), *inside.shape[-2:]
+    return torch.where(inside.reshape(shape).to(new.device), new, old)
+
+
+def _copied(output: Any) -> Any:
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)

@@ -1,0 +1,181 @@
+"""One edit of a result: where it is, the step that it starts at, and what each model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..attention import require_words
+from ..baseline import Baseline
+from ..changed_words import Words
+from ..codegen.errors import ConfigError, SessionError
+from ..config import SparsifyConfig
+from ..editing import Edits
+from ..finding import Find, Finding, Way, ways_of
+from ..found_masks import distance_map
+from ..host import Mode
+from ..masks import MaskLike, as_mask
+from ..plan import Plan
+from ..program import Program
+from ..run_report import RunReport
+from ..schedule import Schedule
+from ..scope import Scope
+from ..session import Session
+from .clean import require_clean
+from .decoders import DecoderEdits, DenseEdits, Outputs, decoded
+from .parts import Parts
+from .places import Lattice, place_of
+from .prompts import changed_words
+from .result import Result
+from .steps import Predicted
+from .trail import Begin, EditedTrail, Trail
+
+
+class Edit:
+    """``arguments`` are those of the pipeline, with the states of generators."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        previous: Result,
+        arguments: Mapping[str, Any],
+        parts: Parts,
+        config: SparsifyConfig,
+        schedule: Schedule | None = None,
+        keep: bool = True,
+    ) -> None:
+        """Raises :class:`SessionError` for a result that was not kept."""
+        if not previous.trail.times or not previous.sessions:
+            raise SessionError("this result was not kept: make it with keep=True")
+        self._pipe, self.previous, self.arguments = pipe, previous, arguments
+        self._parts, self._config = parts, config
+        self._schedule, self._keep = schedule, keep
+        self.lattice = _lattice(previous, parts)
+        self.modes: Mapping[str, Mode] = {}
+
+    @property
+    def is_exact(self) -> bool:
+        return self._config.policy == "exact"
+
+    def begin(self, scope: Scope, begin: Begin | None = None) -> None:
+        """The modes of the models for a run inside of ``scope``; ``begin`` as for
+        :class:`EditedTrail`."""
+        self._scope = scope
+        recorded = self.previous.trail
+        self.trail = EditedTrail(recorded, scope, self.lattice, self.is_exact, begin)
+        self.modes = {
+            name: self._mode(name, own) for name, own in self.previous.sessions.items() if own.calls
+        }
+
+    def scope(
+        self,
+        masks: Sequence[MaskLike],
+        after: int | None,
+        margin: int,
+        start: int = 0,
+        kind: type[Scope] = Scope,
+        find: Find = "latents",
+    ) -> Scope:
+        """Where ``masks`` say, and where ``after`` steps tell: by default a fifth of them, if there
+        is no mask, or it is said how to ``find`` one. Raises :class:`ConfigError`,
+        :class:`MaskError`."""
+        ways = ways_of(find)
+        if after is None and (not masks or find != "latents"):
+            if self.is_exact:
+                raise ConfigError(
+                    "under policy 'exact' no mask can be found, for all that differs is edited: "
+                    "give a mask, torch.ones(height, width, dtype=torch.bool) for all of it"
+                )
+            after = max(1, round((self.previous.trail.steps - start) / 5))
+        if after is not None and (after < 1 or margin < 0):
+            raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+        plans = [Plan(self.lattice.fitted(as_mask(own))) for own in masks]
+        finding = None if after is None else self._finding(after, margin, ways)
+        return kind(plans, finding, start, takes_recorded=True)
+
+    def _finding(self, after: int, margin: int, ways: tuple[Way, ...]) -> Finding:
+        words: tuple[Words, ...] = ()
+        if "attention" in ways:
+            require_words(self._programs())
+            pictures = len(self.previous.trail.latents[-1])
+            words = changed_words(self._pipe, self.previous.arguments, self.arguments, pictures)
+        if "reference" in ways:
+            require_clean(self._pipe.scheduler)
+        return Finding(after, margin, ways, words)
+
+    def _programs(self) -> Iterator[Program]:
+        """Of the models that are called at each step."""
+        for name, own in self.previous.sessions.items():
+            if isinstance(own, Session) and own.calls and name not in self._parts.decoders:
+                yield own.module.program_of(own.calls[0])
+
+    @property
+    def predicted(self) -> Predicted | None:
+        """What is told the clean latents of each step, if the mask is found from these."""
+        finding = self._scope.finding
+        if finding is None or "reference" not in finding.ways:
+            return None
+        recorded = self.lattice.by_site(self.previous.trail.latents[-1])
+
+        def look(clean: Tensor) -> None:
+            if not self._scope.is_known:
+                finding.distance = distance_map(self.lattice.by_site(clean), recorded)
+
+        return look
+
+    def result(self, output: Any) -> Result:
+        """Of a run that has ended."""
+        known = self._scope.is_known
+        sessions = {name: _kept(mode) for name, mode in self.modes.items()} if self._keep else {}
+        trail = self.trail if self._keep else Trail()
+        return Result(
+            output,
+            self.arguments,
+            sessions,
+            Trail(trail.times, trail.latents),
+            self.previous.randomness,
+            self._scope.mask if known else None,
+            self._reports() if known else None,
+        )
+
+    def _reports(self) -> dict[str, RunReport]:
+        edits = ((name, mode) for name, mode in self.modes.items() if isinstance(mode, Edits))
+        return {name: mode.report() for name, mode in edits if mode.position}
+
+    def _mode(self, name: str, own: Session | Outputs) -> Mode:
+        if isinstance(own, Outputs):
+            return DenseEdits(own, self._scope)
+        is_stepped = name not in self._parts.decoders
+        dilation = self._config.dilation(self.lattice.grid)
+        place = place_of(self.lattice, own.calls[0].grid, dilation, is_stepped)
+        kept = list[Baseline]() if self._keep else None
+        schedule = self._schedule if is_stepped else None
+        kind = Edits if is_stepped else DecoderEdits
+        return kind(own.module, own.calls, self._scope, schedule, kept, place)
+
+
+class Found(BaseException):
+    """A preview is over. No pipeline catches it."""
+
+
+class Preview(Scope):
+    """Ends the run once it is found."""
+
+    def find(self) -> None:
+        super().find()
+        raise Found
+
+
+def _kept(mode: Mode) -> Session | Outputs:
+    if isinstance(mode, DenseEdits):
+        return mode.kept
+    assert isinstance(mode, Edits) and mode.kept is not None
+    return Session(mode.host, mode.kept)
+
+
+def _lattice(previous: Result, parts: Parts) -> Lattice:
+    sessions = (previous.sessions.get(name) for name in sorted(parts.decoders))
+    known = [one for own in sessions if own is not None and (one := decoded(own)) is not None]
+    return Lattice.of(previous.trail.latents[-1].shape, known[0].given.shape if known else None)

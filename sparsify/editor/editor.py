@@ -1,0 +1,233 @@
+"""Edits of what a diffusers pipeline makes, through the pipeline's own call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, cast
+
+from torch import Tensor
+
+from ..codegen.errors import ConfigError, SessionError, SignatureError
+from ..config import SparsifyConfig
+from ..finding import Find
+from ..host import Mode
+from ..masks import MaskLike
+from ..schedule import Schedule
+from ..session import Recording, Session
+from .decoders import RecordingOrDense, decoded, kept_of
+from .edit import Edit, Found, Preview
+from .painting import Painting
+from .parts import Parts
+from .places import Lattice
+from .randomness import Randomness, drawn_again, noted
+from .result import Result
+from .steps import Predicted, Seen, watched
+from .trail import Trail
+
+STRENGTH = 0.6
+"""Of a painted picture: the share of the steps that are made anew."""
+
+
+class Editor:
+    """A diffusers pipeline with a memory: calling it is calling the pipeline, and what it returns
+    can be edited.
+
+    >>> editor = Editor(pipe)
+    >>> first = editor("a cat on a sofa", num_inference_steps=50)
+    >>> hat = editor.edit(first, prompt="a cat with a hat on a sofa")
+    >>> hat.images[0].save("hat.png")
+
+    Denoisers, ControlNets and decoders are found by what they are and made sparse in place; all
+    else about the pipeline stays as it is, and ``close()`` gives it its own models back. Edits of
+    results from before a change of weights (an adapter that is loaded, scaled or fused) are
+    refused: record again.
+    """
+
+    def __init__(self, pipe: Any, config: SparsifyConfig | None = None, **overrides: Any) -> None:
+        """``overrides`` are fields of :class:`SparsifyConfig`. Raises :class:`ModelError` for what
+        is no pipeline or has no denoiser, and :class:`ConfigError`."""
+        self._config = SparsifyConfig.of(config, overrides)
+        self._pipe, self.parts = pipe, Parts(pipe, self._config)
+
+    def __repr__(self) -> str:
+        return f"<Editor of a {type(self._pipe).__name__}: {', '.join(self.parts)}>"
+
+    def __enter__(self) -> Editor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The pipeline is as it was before. Results can still be looked at."""
+        self.parts.close()
+
+    def __call__(self, *args: Any, schedule: Schedule | None = None, **kwargs: Any) -> Result:
+        """Runs the pipeline and records the run; by a ``schedule``, that of the denoisers."""
+        arguments = _bound(self._pipe, args, kwargs)
+        kept, randomness, trail = noted(arguments), Randomness.now(), Trail()
+        modes = {
+            name: RecordingOrDense(name, Session(sparse._engine))
+            if name in self.parts.decoders
+            else Recording(Session(sparse._engine), schedule)
+            for name, sparse in self.parts.items()
+        }
+        output = self._run(arguments, modes, trail.seen)
+        sessions = {name: kept_of(mode) for name, mode in modes.items()}
+        return Result(output, kept, sessions, trail, randomness)
+
+    def edit(
+        self,
+        previous: Result,
+        *,
+        mask: MaskLike | Sequence[MaskLike] | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        after: int | None = None,
+        margin: int = 1,
+        find: Find = "latents",
+        schedule: Schedule | None = None,
+        keep: bool = True,
+        **changes: Any,
+    ) -> Result:
+        """Runs the pipeline with its ``previous`` arguments but for ``changes`` of them, and
+        computes only what is new. Outside of the mask the picture is the previous one.
+
+        ``mask`` is bool [H, W] or [N, H, W], what :mod:`sparsify.masks` takes, of any size, or a
+        list with one for each step. Without, it is found: the first ``after`` steps (by default a
+        fifth of them) run the models, and what they change of the picture, grown by ``margin``
+        sites of the latents, is the mask. With both it is what either marks.
+
+        ``find`` says how: "latents" is where the latents differ after these steps; "attention" what
+        the picture attends to the words that changed, and did to those that are gone; "reference"
+        where the picture that the model predicts is unlike the previous one. A tuple of these is
+        their union.
+
+        ``image`` and ``strength`` are the pipeline's arguments where it has these. Else ``image``
+        is the previous picture, painted on, and this share of the steps, by default 0.6, is made
+        anew from it, inside of ``mask``, by default what was painted.
+
+        With ``schedule`` only its key steps run the denoisers. With ``keep`` the result can be
+        edited in turn. Raises :class:`SessionError` for what was not kept and for runs that do not
+        fit, :class:`ConfigError`, :class:`MaskError`, and :class:`BaselineError` once weights have
+        changed.
+        """
+        changes, own = self._divided(changes, image=image, strength=strength)
+        painting = self._painting(previous, own["image"])
+        strength = STRENGTH if painting is not None and strength is None else own["strength"]
+        start = 0 if strength is None else _start(previous.trail, strength)
+        if mask is None and painting is not None:
+            mask = painting.mask
+        edit = self._begun(previous, changes, schedule, keep)
+        scope = edit.scope(_listed(mask), after, margin, start, find=find)
+        edit.begin(scope, None if painting is None else painting.begun)
+        return edit.result(self._again(edit))
+
+    def preview(
+        self,
+        previous: Result,
+        *,
+        after: int | None = None,
+        margin: int = 1,
+        find: Find = "latents",
+        **changes: Any,
+    ) -> Tensor:
+        """bool [N, H, W], at the sites of the latents: the mask that :meth:`edit` finds with these
+        arguments. Runs as many steps as that takes."""
+        edit = self._begun(previous, self._named(changes), None, keep=False)
+        scope = edit.scope([], after, margin, kind=Preview, find=find)
+        edit.begin(scope)
+        with suppress(Found):
+            self._again(edit)
+        return scope.mask
+
+    def _run(
+        self,
+        arguments: Mapping[str, Any],
+        modes: Mapping[str, Mode],
+        seen: Seen,
+        predicted: Predicted | None = None,
+    ) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(watched(self._pipe.scheduler, seen, predicted))
+            for name, mode in modes.items():
+                stack.enter_context(self.parts[name]._engine.mode_of(mode))
+            return self._pipe(**arguments)
+
+    def _again(self, edit: Edit) -> Any:
+        """What the pipeline gives, with the random numbers of the first run."""
+        with edit.previous.randomness.again():
+            arguments = drawn_again(edit.arguments)
+            return self._run(arguments, edit.modes, edit.trail.seen, edit.predicted)
+
+    def _begun(
+        self, previous: Result, changes: dict[str, Any], schedule: Schedule | None, keep: bool
+    ) -> Edit:
+        arguments = {**previous.arguments, **noted(changes)}
+        return Edit(self._pipe, previous, arguments, self.parts, self._config, schedule, keep)
+
+    def _divided(
+        self, changes: dict[str, Any], **given: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The changes of the pipeline's arguments, with those of the ``given`` ones that it takes;
+        and the others, or None."""
+        changes = self._named(changes)
+        takes = inspect.signature(type(self._pipe).__call__).parameters
+        own = {name: None if name in takes else value for name, value in given.items()}
+        theirs = {n: value for n, value in given.items() if n in takes and value is not None}
+        return {**changes, **theirs}, own
+
+    def _named(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises :class:`SignatureError` for what the pipeline would leave unread, as some do."""
+        takes = inspect.signature(type(self._pipe).__call__).parameters.values()
+        names = [own.name for own in takes if own.kind is not own.VAR_KEYWORD][1:]
+        for name in changes:
+            if name not in names:
+                raise SignatureError(
+                    f"{type(self._pipe).__name__} takes no {name!r}: one of {', '.join(names)}"
+                )
+        return dict(changes)
+
+    def _painting(self, previous: Result, image: Any) -> Painting | None:
+        if image is None:
+            return None
+        for name in sorted(self.parts.decoders):
+            known = decoded(previous.sessions[name]) if name in previous.sessions else None
+            if known is not None:
+                lattice = Lattice.of(previous.trail.latents[-1].shape, known.given.shape)
+                return Painting(self._pipe, self.parts[name], lattice, previous.trail, known, image)
+        raise SessionError("this result has no picture that a decoder made: nothing to paint on")
+
+
+def _bound(pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """By name. Raises :class:`SignatureError`."""
+    signature = inspect.signature(type(pipe).__call__)
+    try:
+        arguments = dict(signature.bind_partial(pipe, *args, **kwargs).arguments)
+    except TypeError as error:
+        raise SignatureError(f"{type(pipe).__name__}: {error}") from None
+    del arguments[next(iter(signature.parameters))]
+    kinds = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
+    more = {key: value for name in kinds for key, value in arguments.pop(name, {}).items()}
+    return arguments | more
+
+
+def _start(trail: Trail, strength: float) -> int:
+    """The first step that is made anew."""
+    if not 0 < strength <= 1:
+        raise ConfigError(f"strength={strength}: a share of the steps, above 0 and at most 1")
+    return trail.steps - max(1, int(trail.steps * strength))
+
+
+def _listed(mask: MaskLike | Sequence[MaskLike] | None) -> list[MaskLike]:
+    if mask is None:
+        return []
+    return list(mask) if isinstance(mask, list | tuple) else [cast(MaskLike, mask)]
