@@ -36,10 +36,10 @@ INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse bench-edits bench-store coverage test-deep gpu clean
 
 help:
-	@echo "make demo       edit a terrain and a photograph, dense against update -> demo_out/"
+	@echo "make demo       edit an emoji, a terrain and a photograph, dense against update -> demo_out/"
 	@echo "make test       lint, types and tests; HYPOTHESIS_SEED=n draws the examples of a run anew"
 	@echo "make bench      dense against update on the CPU, six networks -> docs/benchmarks (hours;"
 	@echo "                goes on where it stopped); NETWORKS=\"NAME ...\" chooses, BENCH=\"--nodes"
@@ -47,6 +47,8 @@ help:
 	@echo "make bench-quick  the same, narrow and uncompiled, in minutes -> build/benchmarks"
 	@echo "make bench-onnx the exported update against the exported dense model, in onnxruntime"
 	@echo "make bench-reuse  what steps take over from others, in four parts -> docs/benchmarks"
+	@echo "make bench-edits  edits of prompts on a trained pipeline, against dense -> docs/benchmarks"
+	@echo "make bench-store  edits of a run whose values lie on disk, against memory -> docs/benchmarks"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
 	@echo "                whole networks in every format"
@@ -91,6 +93,14 @@ bench-onnx: $(READY)
 bench-reuse: $(READY)
 	@echo "==> benchmark of reuse"
 	@$(TIMED) $(BIN)/python -m benchmarks.reuse $(BENCH)
+
+bench-edits: $(READY)
+	@echo "==> benchmark of edits of prompts"
+	@$(TIMED) $(BIN)/python -m benchmarks.edits $(BENCH)
+
+bench-store: $(READY)
+	@echo "==> benchmark of the store"
+	@$(BIN)/python -m benchmarks.store $(BENCH)
 
 coverage: $(READY)
 	@echo "==> coverage"

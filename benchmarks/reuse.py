@@ -43,7 +43,8 @@ from benchmarks.reuse_runs import (
     psnr,
     seconds,
 )
-from benchmarks.reuse_tables import TABLES, panel
+from benchmarks.reuse_tables import TABLES
+from examples.demo_plots import panel
 from examples.emoji import net
 from examples.emoji.sample import noise
 from sparsify import Schedule, Session, SparseModule, sparsify

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
 from rich.table import Table
-from torch import Tensor
 
 from benchmarks.speed_tables import plain_table
-from examples.demo_plots import INK, MUTED, STYLE
-
-TILE = 1.15  # inches
 
 
 def quality(result: dict[str, Any]) -> Table:
@@ -89,26 +82,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "propagation": propagation,
     "space": space,
 }
-
-
-def panel(rows: Mapping[str, Tensor], prompts: Sequence[str], path: Path) -> None:
-    """Saves a PNG: a row of pictures [N, 3, H, W] for each run, a column for each prompt."""
-    with mpl.rc_context(STYLE):
-        size = (TILE * len(prompts) + 0.9, TILE * len(rows) + 0.5)
-        figure = Figure(figsize=size, layout="constrained")
-        cells = figure.subplots(len(rows), len(prompts), squeeze=False)
-        for line, (name, pictures) in zip(cells, rows.items(), strict=True):
-            line[0].set_ylabel(name, color=INK)
-            for axis, picture in zip(line, pictures, strict=True):
-                axis.imshow(picture.permute(1, 2, 0).numpy())
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-        for axis, prompt in zip(cells[0], prompts, strict=True):
-            half = len(prompt) // 2  # in two lines, broken at the space nearest to the middle
-            spaces = [place for place, letter in enumerate(prompt) if letter == " "]
-            place = min(spaces, key=lambda place: abs(place - half))
-            axis.set_title(f"{prompt[:place]}\n{prompt[place + 1 :]}", color=MUTED, fontsize=7)
-        figure.savefig(path, dpi=130)
 
 
 def _cells(time: dict[str, float]) -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""The demo: edits of a generated terrain and of a photograph, dense against update.
+"""The demo: edits of an emoji, a generated terrain and a photograph, dense against update.
 
     python -m examples.demo [--out demo_out]
 
-Writes ``panel.png`` (terrain), ``superres.png`` (photograph) and ``summary.json``.
+Writes ``emoji.png``, ``panel.png`` (terrain), ``superres.png`` (photograph) and ``summary.json``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from torch import Tensor
 
+from examples.demo_emoji import demo_emoji
 from examples.demo_plots import Edit, superres_panel, terrain_panel
+from examples.measurement import Measurement, Step, costs, psnr
 from examples.realesrgan import load_realesrgan
 from examples.terrain import Network, denoise, generate, load_terrain
-from sparsify import Report, Session, SparseModule, difference_mask, sparsify
+from sparsify import Session, SparseModule, difference_mask, sparsify
 from sparsify.timing import interleaved, medians
 
 SIGMAS = (1.0, 0.3)
@@ -42,40 +44,6 @@ STROKES = ((0.01, 0.5, 6), (0.05, -0.5, 22), (0.15, 0.5, 3))
 ROUNDS, PHOTO_ROUNDS = 5, 3
 PHOTO, SPOT = (40, 90, 192), (59, 79, 6)
 """Top, left and side of the crop of the photograph; row, column and radius of the retouch."""
-
-Step = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One edit: its cost dense and as an update, and how far the update is from dense."""
-
-    network: str
-    policy: str
-    edit_fraction: float
-    dense_ms: float
-    dense_compiled_ms: float
-    update_ms: float
-    speedup_vs_dense: float
-    speedup_vs_compiled: float
-    macs_dense: int
-    macs_update: int
-    psnr_db: float
-    psnr_inside_db: float
-    psnr_sigma1_db: float | None = None
-    psnr_sigma1_inside_db: float | None = None
-    max_abs_difference: float | None = None
-
-
-def psnr(image: Tensor, reference: Tensor, data_range: float, where: Tensor | None = None) -> float:
-    """Return the peak signal-to-noise ratio in dB; infinite for equal pictures.
-
-    ``image`` and ``reference`` are ``[..., H, W]``; ``where``, bool ``[H, W]``, limits the
-    comparison to some pixels.
-    """
-    error = (image - reference).double().square()
-    mse = float((error if where is None else error[..., where]).mean())
-    return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 
 def paint_stroke(height: Tensor, fraction: float, amount: float, seed: int) -> Tensor:
@@ -141,18 +109,6 @@ def refine(net: Network, height: Tensor, noises: Sequence[Tensor]) -> list[Tenso
     return estimates[1:]
 
 
-def _costs(times: Mapping[str, float], report: Report) -> dict[str, Any]:
-    return {
-        "dense_ms": times["dense"],
-        "dense_compiled_ms": times["compiled"],
-        "update_ms": times["update"],
-        "speedup_vs_dense": times["dense"] / times["update"],
-        "speedup_vs_compiled": times["compiled"] / times["update"],
-        "macs_dense": report.macs_dense,
-        "macs_update": report.macs_update,
-    }
-
-
 def _edit_terrain(
     nets: tuple[Network, Network, SparseModule],
     session: Session,
@@ -176,6 +132,7 @@ def _edit_terrain(
         "compiled": lambda: refine(compiled, after, noises),
         "update": update,
     }
+    times = medians(interleaved(runs, ROUNDS, warm_up=0))
     measurement = Measurement(
         network="terrain UNet",
         policy=sparse.sparsify_config.policy,
@@ -185,7 +142,7 @@ def _edit_terrain(
         psnr_sigma1_db=psnr(now[0], dense[0], 2),
         psnr_sigma1_inside_db=psnr(now[0], dense[0], 2, mask),
         max_abs_difference=float((now[-1] - dense[-1]).abs().max()),
-        **_costs(medians(interleaved(runs, ROUNDS, warm_up=0)), report),
+        **costs(times, report.macs_dense, report.macs_update),
     )
     return Edit(before, after, mask, dense[-1], now[-1], report.masks), measurement
 
@@ -250,6 +207,7 @@ def demo_superres(out: Path, step: Step) -> Measurement:
         "update": lambda: sparse.update(baseline, after, mask=mask),
     }
     inside = mask.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    times = medians(interleaved(runs, PHOTO_ROUNDS, warm_up=0))
     measurement = Measurement(
         network="Real-ESRGAN anime",
         policy="exact",
@@ -257,7 +215,7 @@ def demo_superres(out: Path, step: Step) -> Measurement:
         psnr_db=psnr(now, dense, 1),
         psnr_inside_db=psnr(now, dense, 1, inside),
         max_abs_difference=float((now - dense).abs().max()),
-        **_costs(medians(interleaved(runs, PHOTO_ROUNDS, warm_up=0)), report),
+        **costs(times, report.macs_dense, report.macs_update),
     )
     edit = Edit(before, after, mask, dense, now, report.masks)
     superres_panel(edit, measurement, out / "superres.png")
@@ -330,8 +288,8 @@ def _steps(console: Console, total: int) -> Iterator[Step]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run both parts, write their files and print the table."""
-    parser = argparse.ArgumentParser(description="Edit a terrain and a photograph.")
+    """Run all parts, write their files and print the table."""
+    parser = argparse.ArgumentParser(description="Edit an emoji, a terrain and a photograph.")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder to write to")
     out: Path = parser.parse_args(arguments).out
     out.mkdir(parents=True, exist_ok=True)
@@ -339,8 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"[bold]sparsify[/]: edits on {torch.get_num_threads()} CPU threads")
     if os.getloadavg()[0] > 1:
         console.print("[yellow]This machine is busy: times will be worse and vary more.[/]")
-    with _steps(console, total=9 + len(STROKES)) as step:
-        measurements = [*demo_terrain(out, step), demo_superres(out, step)]
+    with _steps(console, total=14 + len(STROKES)) as step:
+        edits = demo_emoji(out, step), demo_terrain(out, step), [demo_superres(out, step)]
+        measurements = list(chain(*edits))
     write_summary(measurements, out / "summary.json")
     console.print(summary_table(measurements))
     console.print(f"Pictures and numbers are in [bold]{out}[/].")

@@ -19,7 +19,7 @@ from torch import Tensor
 from examples.terrain import hillshade
 
 if TYPE_CHECKING:
-    from examples.demo import Measurement
+    from examples.measurement import Measurement
 
 INK, MUTED, LINE, ACCENT = "#1b2430", "#6b7684", "#cfd6de", "#e8590c"
 SITES = ListedColormap(["#edf0f4", ACCENT])
@@ -34,6 +34,8 @@ STYLE: Any = {
     "axes.titlepad": 5,
     "savefig.facecolor": "white",
 }
+_TILE = 1.15
+"""Inches of a small picture."""
 Masks = Mapping[tuple[int, ...], Tensor]
 """The active mask, bool ``[H, W]``, of each grid."""
 
@@ -66,6 +68,26 @@ def terrain_panel(edits: Sequence[Edit], measurements: Sequence[Measurement], pa
         for row, (edit, measurement) in enumerate(zip(edits, measurements, strict=True)):
             cells = [grid[row, column] for column in range(7)]
             _terrain_row(figure, cells, edit, measurement, titled=row == 0)
+        figure.savefig(path, dpi=130)
+
+
+def panel(rows: Mapping[str, Tensor], prompts: Sequence[str], path: Path) -> None:
+    """Saves a PNG: a row of pictures [N, 3, H, W] for each run, a column for each prompt."""
+    with mpl.rc_context(STYLE):
+        size = (_TILE * len(prompts) + 0.9, _TILE * len(rows) + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        cells = figure.subplots(len(rows), len(prompts), squeeze=False)
+        for line, (name, pictures) in zip(cells, rows.items(), strict=True):
+            line[0].set_ylabel(name, color=INK)
+            for axis, picture in zip(line, pictures, strict=True):
+                axis.imshow(picture.permute(1, 2, 0).numpy())
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+        for axis, prompt in zip(cells[0], prompts, strict=True):
+            half = len(prompt) // 2  # in two lines, broken at the space nearest to the middle
+            spaces = [place for place, letter in enumerate(prompt) if letter == " "]
+            place = min(spaces, key=lambda place: abs(place - half))
+            axis.set_title(f"{prompt[:place]}\n{prompt[place + 1 :]}", color=MUTED, fontsize=7)
         figure.savefig(path, dpi=130)
 
 

@@ -14,7 +14,7 @@ from sparsify.codegen import opaque, products
 from sparsify.codegen.prepack import prepack_conv
 from torch import nn
 
-from benchmarks import reuse
+from benchmarks import edits, reuse, store
 from benchmarks.floors import Rates, weight_bytes
 from benchmarks.masks import MASKS
 from benchmarks.measure import SHARES
@@ -160,6 +160,18 @@ def test_space_and_time_together(reused: Path) -> None:
     assert rows["space"]["psnr"] > result["psnr_of_recorded"]
 
 
+def test_edits_from_disk(tmp_path: Path) -> None:
+    if settings.default.max_examples < 100:
+        pytest.skip("takes a minute: make test-deep")
+    folders = ["--folder", str(tmp_path), "--out", str(tmp_path)]
+    assert store.main(["--quick", "--rounds", "1", "--steps", "3", *folders]) == 0
+    result = json.loads((tmp_path / "store.json").read_text())
+    assert result["is_equal"] and result["fetches_of_one_edit"] == {"late": 1, "ahead": 2}
+    assert result["baselines_in_memory"] > 0
+    for name in ("on disk", "on disk, cached"):
+        assert result["read_s"][name] > 0 and result["times"][name]["of_memory"] > 0.5
+
+
 @pytest.mark.parametrize("grid", [(8, 8), (64, 64), (24, 96)])
 @pytest.mark.parametrize("share", SHARES)
 def test_masks_have_one_share(grid: tuple[int, int], share: float) -> None:
@@ -204,3 +216,15 @@ def test_work_of_another_edit_is_its_own() -> None:
         inputs = torch.randn(2, sites, 4), torch.randn(2, 9, 4), torch.randn(2, 9, 4)
         (row,) = measure_nodes(module, inputs, Rates(1.0, 1.0), rounds=1)
         assert row["macs"] == 2 * sites * 9 * (4 + 4)
+
+
+def test_edits_of_prompts(tmp_path: Path) -> None:
+    assert edits.main(["--quick", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "edits.json").read_text())
+    assert result["environment"].keys() >= {"cpu", "torch", "diffusers", "commit"}
+    for row in result["rows"]:
+        assert row["is_recorded_outside"]
+        assert 0 < row["mask"] < 1 and 0 < row["macs_share"] <= 1
+    by = {row["calls"]: row["macs_share"] for row in result["rows"]}
+    assert by[5] < by[10]
+    assert (tmp_path / "edits.png").read_bytes().startswith(b"\x89PNG")

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.reuse_runs import Emoji
+from examples.emoji import net
+from examples.emoji.pipeline import pipeline
 from tests.small import corner
 
 README = Path(__file__).parent.parent / "README.md"
@@ -30,6 +34,14 @@ def unet(*_: object, **__: object) -> UNet2DConditionModel:
     )
 
 
+def small_pipeline() -> Any:
+    """Of the words of the prompts, with random weights."""
+    emoji = Emoji.tiny()
+    tokenizer = net.tokenizer(["a cat with a hat on a sofa"])
+    words = net.text_encoder(tokenizer).eval()
+    return pipeline(net.Model(emoji.unet, words, tokenizer))
+
+
 @torch.no_grad()
 def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -45,9 +57,11 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names |= {"latents": latents, "other_latents": latents + 1, "prompt": prompt}
     names |= {"other_prompt": prompt + 1, "other_mask": corner().roll(6, 0)}
     names["edited"] = edited = torch.where(corner(), latents + 1, latents)
+    names |= {"pipe": small_pipeline(), "painted": Image.new("RGB", (64, 64), "white")}
     names["edited_again"] = torch.where(names["other_mask"], edited + 1, edited)
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         block = block.replace("sparsify(unet)", 'sparsify(unet, backend="eager")')
+        block = block.replace("Editor(pipe)", 'Editor(pipe, backend="eager")')
         exec(compile(block, str(README), "exec"), names)
     assert torch.equal(names["mask"], corner())
     assert len(names["session"].calls) == 12

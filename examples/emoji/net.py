@@ -83,6 +83,7 @@ def scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         timestep_spacing="trailing",
+        steps_offset=1,  # as pipelines ask for, and without a meaning when spacing is trailing
     )
 
 
