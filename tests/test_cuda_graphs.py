@@ -41,7 +41,7 @@ class Launches(TorchDispatchMode):
 def device() -> Iterator[None]:
     stand_ins: dict[str, Any] = {
         "CUDAGraph": Launches,
-        "graph": lambda launches, pool: launches,
+        "graph": lambda launches, pool, capture_error_mode: launches,
         "stream": lambda _: nullcontext(),
         "Stream": MagicMock(),
         "current_stream": MagicMock(),

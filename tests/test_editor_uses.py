@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsify import (
     BaselineError,
+    BaselineStore,
     ConfigError,
     Editor,
     MaskError,
@@ -23,6 +24,7 @@ from sparsify import (
     Schedule,
     SessionError,
     SignatureError,
+    StoreError,
     enable,
 )
 from tests.pipelines import CASES
@@ -308,3 +310,21 @@ def test_reports_count_what_was_run(editor: Editor) -> None:
     nodes = found.reports["unet"].nodes()
     assert sum(node.macs_now for node in nodes) == found.reports["unet"].macs_now
     assert editor.edit(first).reports["unet"].macs_now == 0
+
+
+def test_runs_are_kept_in_a_store(pipe: Any, tmp_path: Path) -> None:
+    plain = Editor(CASES["sd"].build(), backend="eager", dilate=1)
+    first = plain(**seeded("sd"))
+    mask = half_of(shown(first))
+    once = plain.edit(first, mask=mask, **OTHER)
+    want = shown(plain.edit(once, mask=quarter(mask), **OTHER))
+    with BaselineStore(disk="1 GiB", folder=tmp_path) as store:
+        editor = Editor(pipe, backend="eager", dilate=1, store=store)
+        first = editor(**seeded("sd"))
+        assert store.used["disk"] >= first.nbytes > 0
+        once = editor.edit(first, mask=mask, **OTHER)
+        assert once.nbytes > 0
+        torch.testing.assert_close(shown(editor.edit(once, mask=quarter(mask), **OTHER)), want)
+    small = BaselineStore(host=first.nbytes // 2)
+    with pytest.raises(StoreError, match=r"4 calls of .* would do"):
+        Editor(CASES["sd"].build(), backend="eager", store=small)(**seeded("sd"))

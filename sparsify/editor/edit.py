@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import require_words
-from ..baseline import Baseline
 from ..changed_words import Words
 from ..codegen.errors import ConfigError, SessionError
 from ..config import SparsifyConfig
@@ -150,8 +149,8 @@ class Edit:
         is_stepped = name not in self._parts.decoders
         dilation = self._config.dilation(self.lattice.grid)
         place = place_of(self.lattice, own.calls[0].grid, dilation, is_stepped)
-        kept = list[Baseline]() if self._keep else None
         schedule = self._schedule if is_stepped else None
+        kept = own.no_calls(schedule) if self._keep else None
         kind = Edits if is_stepped else DecoderEdits
         return kind(own.module, own.calls, self._scope, schedule, kept, place)
 

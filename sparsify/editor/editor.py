@@ -17,6 +17,7 @@ from ..host import Mode
 from ..masks import MaskLike
 from ..schedule import Schedule
 from ..session import Recording, Session
+from ..store import BaselineStore, Calls
 from .decoders import RecordingOrDense, decoded, kept_of
 from .edit import Edit, Found, Preview
 from .painting import Painting
@@ -46,10 +47,18 @@ class Editor:
     refused: record again.
     """
 
-    def __init__(self, pipe: Any, config: SparsifyConfig | None = None, **overrides: Any) -> None:
-        """``overrides`` are fields of :class:`SparsifyConfig`. Raises :class:`ModelError` for what
-        is no pipeline or has no denoiser, and :class:`ConfigError`."""
-        self._config = SparsifyConfig.of(config, overrides)
+    def __init__(
+        self,
+        pipe: Any,
+        config: SparsifyConfig | None = None,
+        *,
+        store: BaselineStore | None = None,
+        **overrides: Any,
+    ) -> None:
+        """What runs keep lies in the ``store``, by default in memory. ``overrides`` are fields of
+        :class:`SparsifyConfig`. Raises :class:`ModelError` for what is no pipeline or has no
+        denoiser, and :class:`ConfigError`."""
+        self._config, self._store = SparsifyConfig.of(config, overrides), store
         self._pipe, self.parts = pipe, Parts(pipe, self._config)
 
     def __repr__(self) -> str:
@@ -71,15 +80,11 @@ class Editor:
         self.parts.close()
 
     def __call__(self, *args: Any, schedule: Schedule | None = None, **kwargs: Any) -> Result:
-        """Runs the pipeline and records the run; by a ``schedule``, that of the denoisers."""
+        """Runs the pipeline and records the run; by a ``schedule``, that of the denoisers. Raises
+        :class:`StoreError` at the first call of a model that the store has no room for."""
         arguments = _bound(self._pipe, args, kwargs)
         kept, randomness, trail = noted(arguments), Randomness.now(), Trail()
-        modes = {
-            name: RecordingOrDense(name, Session(sparse._engine))
-            if name in self.parts.decoders
-            else Recording(Session(sparse._engine), schedule)
-            for name, sparse in self.parts.items()
-        }
+        modes = {name: self._recording(name, arguments, schedule) for name in self.parts}
         output = self._run(arguments, modes, trail.seen)
         sessions = {name: kept_of(mode) for name, mode in modes.items()}
         return Result(output, kept, sessions, trail, randomness)
@@ -148,6 +153,16 @@ class Editor:
         with suppress(Found):
             self._again(edit)
         return scope.mask
+
+    def _recording(
+        self, name: str, arguments: Mapping[str, Any], schedule: Schedule | None
+    ) -> Recording:
+        host = self.parts[name]._engine
+        if name in self.parts.decoders:
+            return RecordingOrDense(name, Session(host, Calls.of(self._store, None)))
+        known = inspect.signature(type(self._pipe).__call__).parameters.get("num_inference_steps")
+        steps = arguments.get("num_inference_steps", known and known.default)
+        return Recording(Session(host, Calls.of(self._store, steps, schedule)), schedule)
 
     def _run(
         self,
