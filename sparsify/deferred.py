@@ -51,13 +51,13 @@ class Deferred(Remote):
 
 
 def deferred(baseline: Baseline, call: Call, outputs: Sequence[Any], make: Make) -> Baseline:
-    """That of a ``call`` that gave ``outputs``, edited from ``baseline``; ``make`` gives the same
-    with its values."""
+    """That of a ``call`` with inputs of its own that gave ``outputs``, edited from ``baseline``;
+    ``make`` gives the same with its values."""
     return replace(
         baseline,
         values=Deferred(make),
         outputs=tuple(copied(outputs)),
-        inputs=tuple(copied(call.leaves)),
+        inputs=call.leaves,
         origins=(None,) * len(call.leaves),
         is_one_run=False,
         is_forecast=False,

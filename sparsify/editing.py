@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
@@ -25,7 +26,7 @@ from .program import Program
 from .run_report import RunReport
 from .runtime import copied
 from .schedule import Schedule
-from .scope import SAME_SITES, Place, Scope
+from .scope import SAME_SITES, Arrangement, Scope
 from .signature import Call
 
 Edited = tuple[Any, Baseline | None]
@@ -44,12 +45,13 @@ class Edits:
         scope: Scope,
         schedule: Schedule | None = None,
         kept: list[Baseline] | None = None,
-        place: Place = SAME_SITES,
+        sites: Arrangement = SAME_SITES,
+        first_step: int = 0,
     ) -> None:
-        """The calls of the edited run are added to those ``kept``; ``place`` is that of the scope
-        in the model."""
+        """The calls of the edited run are added to those ``kept``; ``sites`` says how those of the
+        scope lie in the model, which is first called at ``first_step`` of the run."""
         self.host, self.recorded, self.position, self.kept = host, recorded, 0, kept
-        self.scope, self._place = scope, place
+        self.scope, self._sites, self._first_step = scope, sites, first_step
         self.forecaster = None if schedule is None else Forecaster(schedule)
         self._made, self._whole, self._skipped = 0, set[int](), set[int]()
         """How many calls there were, and the numbers of those that ran the model whole, and not at
@@ -80,7 +82,7 @@ class Edits:
         number, calls = self._twin(call), self.recorded
         baseline = calls[number]
         call = replace(call.like(baseline.signature), what=f"call {number + 1} of {len(calls)}")
-        if self._place.is_stepped and self.scope.start and self._steps[number] < self.scope.start:
+        if self._sites.is_stepped and self.scope.start and self._steps[number] < self.scope.start:
             output, new = self._as_recorded(baseline)
         else:
             output, new = self._edited(number, call, dense)
@@ -95,9 +97,16 @@ class Edits:
     def _commits(self) -> bool:
         return self.kept is not None
 
+    @property
+    def _defers(self) -> bool:
+        """Are baselines made when they are read? What a store keeps is made at once, for it needs
+        no memory."""
+        return type(self.kept) is list
+
     @cached_property
     def _steps(self) -> list[int]:
-        return steps_of([(one.signature, one.inputs) for one in self.recorded])
+        steps = steps_of([(one.signature, one.inputs) for one in self.recorded])
+        return [self._first_step + step for step in steps]
 
     def _as_recorded(self, baseline: Baseline) -> Edited:
         self._skipped.add(self._made)
@@ -140,22 +149,27 @@ class Edits:
             if finding.is_unchanged(baseline, call):
                 return self._as_recorded(baseline)
             self._whole.add(self._made)
-            call = call.of(copied(call.leaves))
-            return self._kept_later(baseline, call, dense(), lambda: program.record(call)[1])
+            if self._commits and not self._defers:
+                return program.record(call)
+            call = call.of(_own(call.leaves, baseline.inputs))
+            return self._kept_later(
+                baseline, call, dense(), lambda: _recorded(program, baseline, call)
+            )
         plan = self._with_changes(number, call)
         tables = program.plan(plan)
         if tables.is_empty:
             self._skipped.add(self._made)
-        # What a store keeps needs no memory, and is made at once.
-        if type(self.kept) is not list or baseline.restricted_to is not None:
+        if not self._defers or baseline.restricted_to is not None:
             return self.host.update(baseline, call, plan, self._commits)
         output, _ = self.host.update(baseline, call, plan)
         if tables.is_empty:
             return output, baseline
         leaves = program.runtime.edited_inputs(call.leaves, baseline.inputs, tables.masks)
-        call = call.of(copied(leaves))
-        later = partial(program.update, baseline, call, plan, commit=True)
-        return self._kept_later(baseline, call, output, lambda: later()[1])
+        call = call.of(_own(leaves, baseline.inputs))
+        # A dense run reads no values, so it keeps those before it alive for nothing.
+        source = replace(baseline, values={}) if tables.is_dense else baseline
+        later = partial(_committed, program, source, call, plan)
+        return self._kept_later(baseline, call, output, later)
 
     def _kept_later(
         self, baseline: Baseline, call: Call, output: Any, make: Callable[[], Baseline | None]
@@ -168,18 +182,18 @@ class Edits:
     def _find(self, program: Program, baseline: Baseline, call: Call) -> None:
         """Where a step begins that is looked at; the last of them tells the mask."""
         finding = self.scope.finding
-        if finding is None or not self._place.is_stepped:
+        if finding is None or not self._sites.is_stepped:
             return
         if finding.looks_at(call):
             self._look(finding, program, baseline, call)
         if finding.is_at_last_step and "attention" in finding.ways:
             paid = attention_to_changes(program, baseline, call, finding.words)
             if paid is not None:
-                finding.attention.append(self._place.picture(paid).mean(1))
+                finding.attention.append(self._sites.picture(paid).mean(1))
 
     def _look(self, finding: Finding, program: Program, baseline: Baseline, call: Call) -> None:
         own = difference(program.runtime, baseline, call)
-        finding.look(call, self._place.picture(own))
+        finding.look(call, self._sites.picture(own))
         if not finding.is_done:
             return
         self.scope.find()
@@ -224,12 +238,12 @@ class Edits:
 
     def _plan(self, number: int) -> Plan:
         """That of a recorded call."""
-        is_stepped = self._place.is_stepped and self.scope.has_steps
+        is_stepped = self._sites.is_stepped and self.scope.has_steps
         step = self._steps[number] if is_stepped else None
         return self._plan_on(self.recorded[number], step)
 
     def _plan_on(self, baseline: Baseline, step: int | None = None) -> Plan:
-        return self.scope.plan(self._place, baseline.grid, baseline.shape[0], step)
+        return self.scope.plan(self._sites, baseline.grid, baseline.shape[0], step)
 
     def _with_changes(self, number: int, call: Call) -> Plan:
         """Under policy "exact" of the mask and what the calls before have changed."""
@@ -272,6 +286,28 @@ class Edits:
             f"{what}: {calls[at].other_scalar(call)}, and no later call had it: run the sampler "
             "with the same schedule"
         )
+
+
+def _recorded(program: Program, baseline: Baseline, call: Call) -> Baseline:
+    """Of a call that ran the model whole, with the weights of its twin's ``baseline``."""
+    program.require_current(baseline)
+    return program.record(call)[1]
+
+
+def _committed(program: Program, baseline: Baseline, call: Call, plan: Plan) -> Baseline | None:
+    return program.update(baseline, call, plan, commit=True)[1]
+
+
+def _own(new: Sequence[Any], old: Sequence[Any]) -> list[Any]:
+    """Inputs that their owner may write to, for us to keep; recorded ones where they are equal."""
+    pairs = zip(new, old, strict=True)
+    return [known if _is_known(own, known) else copied([own])[0] for own, known in pairs]
+
+
+def _is_known(new: Any, old: Any) -> bool:
+    if not isinstance(new, Tensor) or not isinstance(old, Tensor):
+        return False
+    return new is old or (new.device.type == "cpu" and torch.equal(new, old))
 
 
 def _minus(new: Any, old: Any) -> Any:

@@ -96,8 +96,12 @@ class Finding:
         return scaled(self._for_items(self.distance))
 
     def _for_items(self, own: Tensor) -> Tensor:
-        """[M, H, W] -> [N, H, W]: the halves of guidance one after the other."""
-        return own.repeat(len(self.differences[-1]) // len(own), 1, 1)
+        """[M, H, W] -> [N, H, W]: the halves of guidance one after the other, or their sum."""
+        items = len(self.differences[-1])
+        if len(own) > items:
+            halves: Tensor = own.unflatten(0, (-1, items))
+            return halves.sum(0)
+        return own.repeat(items // len(own), 1, 1)
 
     def _of_guidance(self, own: Tensor) -> Tensor:
         """With the sum over the halves of guidance, of which only one reads the new words: they are

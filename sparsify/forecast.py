@@ -214,14 +214,13 @@ def _rises(schedule: Schedule) -> bool | None:
 def clock_of(signature: Signature, leaves: Sequence[Any]) -> int:
     """The place of the timestep among the inputs: of one with this name, or of the first number.
     Raises :class:`SessionError` if there is none."""
-    numbers = [
-        (place, name.split("[")[0])
-        for place, (name, leaf) in enumerate(zip(signature.names, leaves, strict=True))
-        if is_number(leaf) or (isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel())
-    ]
-    named = [place for place, name in numbers if name in CLOCKS]
-    for place in (*named, *(place for place, _ in numbers)):
-        return place
+    names = [name.split("[")[0] for name in signature.names]
+    for place, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        if name in CLOCKS and (is_number(leaf) or (isinstance(leaf, Tensor) and leaf.numel())):
+            return place
+    for place, leaf in enumerate(leaves):
+        if is_number(leaf) or (isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel()):
+            return place
     raise SessionError("no input of this call is a number, so none tells the step of the run")
 
 
@@ -244,4 +243,5 @@ def numbered(times: Sequence[float]) -> list[int]:
 
 def _time(signature: Signature, leaves: Sequence[Any]) -> float:
     leaf = leaves[clock_of(signature, leaves)]
-    return float(leaf.flatten()[0]) if isinstance(leaf, Tensor) else float(leaf)
+    # Of tokens with times of their own, some may be those of a picture that is given.
+    return float(leaf.max()) if isinstance(leaf, Tensor) else float(leaf)

@@ -16,7 +16,7 @@ from .passes.layout import Grid
 from .plan import Plan
 
 
-class Place(Protocol):
+class Arrangement(Protocol):
     """How the sites of a scope lie in the inputs of a model."""
 
     @property
@@ -65,7 +65,7 @@ class Scope:
         self.takes_recorded = takes_recorded or finding is not None
         self._marked = tuple(marked)
         self._found: Tensor | None = None
-        self._plans: dict[tuple[Place, Grid, int, int | None], Plan] = {}
+        self._plans: dict[tuple[Arrangement, Grid, int, int | None], Plan] = {}
 
     @property
     def is_known(self) -> bool:
@@ -91,15 +91,15 @@ class Scope:
         assert self.finding is not None
         self._found = self.finding.mask()
 
-    def plan(self, place: Place, grid: Grid, items: int, step: int | None = None) -> Plan:
+    def plan(self, sites: Arrangement, grid: Grid, items: int, step: int | None = None) -> Plan:
         """For a model's ``grid`` and ``items``, at a ``step``, or None: of all steps.
 
         Raises :class:`SessionError` before it is found, and for a step without a mask."""
-        if place is SAME_SITES and len(self._marked) == 1 and self.finding is None:
+        if sites is SAME_SITES and len(self._marked) == 1 and self.finding is None:
             return self._marked[0]  # with the tables that its user made before
-        key = place, grid, items, step if self.has_steps else None
+        key = sites, grid, items, step if self.has_steps else None
         if key not in self._plans:
-            self._plans[key] = Plan(place.mask(self._mask(key[-1]), grid, items))
+            self._plans[key] = Plan(sites.mask(self._mask(key[-1]), grid, items))
         return self._plans[key]
 
     def _mask(self, step: int | None) -> Tensor:

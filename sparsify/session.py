@@ -109,12 +109,13 @@ class Session:
         With ``after`` the mask is found: the calls of so many steps run the model, and where they
         changed the picture, the others are updates (:mod:`.found_masks`, grown by ``margin``
         sites). It is :attr:`Editing.mask` then, with ``mask`` beside it, if there is one. A call
-        whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing. To
-        ``find`` by "attention" takes the sites that heed the words that changed, and both names
-        take what either way finds.
+        whose inputs are the recorded ones, as those of an unchanged prompt are, runs nothing. With
+        ``find="attention"`` it is the sites that heed the words that changed; a tuple of names
+        takes their union.
 
-        With ``keep`` the edited run is recorded as it goes, by commits: :attr:`Editing.session` can
-        be edited in turn, any number of times, and lies in the same store. Calls before a late
+        With ``keep`` the edited run is kept: :attr:`Editing.session` can be edited in turn, any
+        number of times. Its baselines are committed when they are read, and need those that they
+        were edited from until then; in a store they are committed at once. Calls before a late
         start stay the recorded ones.
 
         Raises :class:`SessionError` for a call that does not match a recorded one in shapes or in
@@ -219,14 +220,19 @@ def _ways(session: Session, find: Find) -> tuple[Way, ...]:
     return ways
 
 
-def _require_findable(session: Session, schedule: Schedule | None, after: int, margin: int) -> None:
-    if after < 1 or margin < 0:
-        raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+def require_output(schedule: Schedule | None, after: int) -> None:
+    """Raises :class:`ConfigError` for a schedule that reuses a part beside a mask that is found."""
     if schedule is not None and schedule.part is not None:
         raise ConfigError(
             f"after={after}: steps that find the mask compute all sites, of which no step can take "
             f"over {schedule.part!r} at active ones: edit by a schedule that reuses the output"
         )
+
+
+def _require_findable(session: Session, schedule: Schedule | None, after: int, margin: int) -> None:
+    if after < 1 or margin < 0:
+        raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+    require_output(schedule, after)
     program = session.module.program_of(session.calls[0])
     if program.config.policy == "exact":
         raise ConfigError(

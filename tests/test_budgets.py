@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsify.budgets import Item, Limits, Move, Placement, would_do
+from sparsify.store.budgets import Item, Limits, Move, Placement, would_do
 from sparsify.words import bytes_of, size_for
 
 SIZES = st.integers(1, 9)

@@ -24,6 +24,7 @@ from sparsify import (
     Schedule,
     SessionError,
     SignatureError,
+    SparsifyWarning,
     StoreError,
     enable,
 )
@@ -122,7 +123,7 @@ def test_a_mask_is_looked_at_before_it_is_used(editor: Editor) -> None:
     found = editor.edit(first, after=2, **OTHER)
     assert mask.any() and torch.equal(mask, found.mask)
     own = editor.edit(first, mask=mask, **OTHER)
-    assert torch.equal(own.mask, mask.any(0)) or torch.equal(own.mask, mask)
+    assert torch.equal(own.mask, mask)
 
 
 def test_a_mask_for_each_step(editor: Editor) -> None:
@@ -258,8 +259,22 @@ def test_what_cannot_be_edited_is_refused_by_name(editor: Editor, pipe: Any) -> 
         editor.edit(first, mask=mask, num_inference_steps=5)
     with pytest.raises(ConfigError, match="after=0"):
         editor.edit(first, after=0, **OTHER)
+    with pytest.raises(ConfigError, match="after=4: 4 steps are made"):
+        editor.edit(first, after=STEPS, **OTHER)
+    with pytest.raises(ConfigError, match="reuses the output"):
+        editor.edit(first, schedule=Schedule.every(2, STEPS, reuse="deep"), **OTHER)
+    with pytest.raises(MaskError, match="or 1 of them"):
+        editor.edit(first, mask=torch.ones(3, 32, 32))
+    with pytest.raises(SessionError, match="same scheduler and number of steps"):
+        editor.edit(first, mask=mask, num_inference_steps=2)
     with pytest.raises(MaskError, match="3 channels"):
         editor.edit(first, mask=torch.ones(1, 3, 32, 32))
+    with pytest.raises(SessionError, match="'transformer'"):
+        editor.edit(Editor(CASES["sd3"].build(), backend="eager")(**seeded("sd3")))
+    other = CASES["sd"].build()
+    other.unet.conv_in.weight.data += 1
+    with pytest.raises(BaselineError, match=r"weights changed|another model"):
+        Editor(other, backend="eager", dilate=1).edit(first, mask=mask)
     exact = Editor(CASES["sd"].build(), backend="eager", policy="exact")
     with pytest.raises(ConfigError, match="no mask can be found"):
         exact.edit(exact(**seeded("sd")), **OTHER)
@@ -328,3 +343,65 @@ def test_runs_are_kept_in_a_store(pipe: Any, tmp_path: Path) -> None:
     small = BaselineStore(host=first.nbytes // 2)
     with pytest.raises(StoreError, match=r"4 calls of .* would do"):
         Editor(CASES["sd"].build(), backend="eager", store=small)(**seeded("sd"))
+
+
+def test_a_model_that_is_called_late_keeps_the_steps_of_the_run() -> None:
+    """Of two denoisers, one for each half of the steps."""
+    editor = Editor(CASES["wan"].build(), backend="eager")
+    first, changed = editor(**seeded("wan")), CASES["wan"].changed()
+    mask = half_of(shown(first))
+    assert first.first_steps == {"transformer": 0, "transformer_2": 2}
+    late = editor.edit(first, mask=mask, strength=0.5, **changed)
+    calls = {name: [step.macs_now for step in late.reports[name]] for name in first.first_steps}
+    assert not any(calls["transformer"]) and all(calls["transformer_2"])
+    old, new = first.trail.latents[-1], late.trail.latents[-1]
+    assert (new - old)[..., late.mask].abs().mean() > 1e-4
+
+
+def test_pictures_that_a_callback_decodes_are_no_results(editor: Editor) -> None:
+    def look(pipe: Any, step: int, time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        latents = kwargs["latents"] / pipe.vae.config.scaling_factor
+        pipe.vae.decode(latents, return_dict=False, generator=seed())
+        return kwargs
+
+    first = editor(**seeded("sd"), callback_on_step_end=look)
+    plain = editor(**seeded("sd"))
+    mask = half_of(shown(first))
+    for callback in (look, None):
+        edited = editor.edit(first, mask=mask, callback_on_step_end=callback, **OTHER)
+        assert torch.equal(shown(edited)[..., ~mask], shown(first)[..., ~mask])
+        assert torch.equal(shown(edited), shown(editor.edit(plain, mask=mask, **OTHER)))
+
+
+def test_what_users_write_to_later_changes_no_result(editor: Editor) -> None:
+    def spoil(pipe: Any, step: int, time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs["latents"].mul_(step + 2)
+        return kwargs
+
+    given = {**CASES["sd"].inputs(), "latents": torch.randn(1, 4, 16, 16)}
+    first = editor(**given)
+    mask = half_of(shown(first))
+    want = shown(editor.edit(first, mask=mask, strength=0.5, **OTHER))
+    given["latents"].zero_()
+    editor.edit(first, mask=mask, strength=0.5, callback_on_step_end=spoil, **OTHER)
+    assert torch.equal(shown(editor.edit(first, mask=mask, strength=0.5, **OTHER)), want)
+
+
+def test_an_editor_whose_models_were_taken_away(editor: Editor, pipe: Any) -> None:
+    first = editor(**seeded("sd"))
+    editor.close()
+    with pytest.raises(SessionError, match=r"pipe\.\w+ is not the model of this editor"):
+        editor.edit(first, mask=half_of(shown(first)))
+    again = Editor(pipe, backend="eager", dilate=1)
+    assert torch.equal(shown(again.edit(first)), shown(first))
+
+
+def test_a_run_that_ends_before_its_mask_is_found(editor: Editor) -> None:
+    def stop(pipe: Any, step: int, time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 0
+        return kwargs
+
+    first = editor(**seeded("sd"))
+    with pytest.warns(SparsifyWarning, match="before its mask was found"):
+        result = editor.edit(first, after=2, callback_on_step_end=stop, **OTHER)
+    assert result.mask is None

@@ -38,7 +38,7 @@ from sparsify import (
 )
 from sparsify.baseline import memory_of
 from sparsify.store import Calls
-from sparsify.values_file import Tensors, ValuesFile
+from sparsify.store.values_file import Tensors, ValuesFile
 from tests.small import corner, small_inputs, small_unet
 from tests.test_session import STEPS, module, sample
 

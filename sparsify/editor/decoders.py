@@ -18,7 +18,8 @@ from ..runtime import copied
 from ..scope import Scope
 from ..session import Recording, Session
 from ..signature import Call
-from .places import for_items, resized
+from .lattice import for_frames, resized
+from .trail import EditedTrail
 
 
 class Decoded(NamedTuple):
@@ -57,6 +58,12 @@ class RecordingOrDense(Recording):
         self.name = name
         self.outputs: Outputs | None = None
 
+    def forget(self) -> None:
+        """Of pictures that were decoded between steps, to be looked at, nothing is kept."""
+        self.session.calls.clear()
+        if self.outputs is not None:
+            self.outputs.calls.clear()
+
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
         if self.outputs is None:
             try:
@@ -80,12 +87,17 @@ def kept_of(mode: Recording) -> Session | Outputs:
 
 
 class DecoderEdits(Edits):
-    """The mode of a decoder in an edited run. An edit reaches further than its mask there: what it
-    changes around it is computed, for what is inside depends on it, and then left out."""
+    """The mode of a decoder in an edited run, once all steps of its ``trail`` were made. An edit
+    reaches further than its mask there: what it changes around it is computed, for what is inside
+    depends on it, and then left out, but under policy "exact"."""
+
+    trail: EditedTrail
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
+        if not self.trail.is_over:
+            return dense()
         output = super().call(call, dense)
-        if not self.scope.is_known:
+        if not self.scope.is_known or self.trail.is_exact:
             return output
         recorded = self.recorded[self.position - 1].outputs
         leaves, spec = tree_flatten(output)
@@ -99,13 +111,15 @@ class DecoderEdits(Edits):
 class DenseEdits:
     """The mode of a decoder that runs densely in an edited run."""
 
-    def __init__(self, recorded: Outputs, scope: Scope) -> None:
-        self._recorded, self._scope = recorded, scope
+    def __init__(self, recorded: Outputs, scope: Scope, trail: EditedTrail) -> None:
+        self._recorded, self._scope, self._trail = recorded, scope, trail
         self.kept = Outputs()
 
     def call(self, call: Call, dense: Callable[[], Any]) -> Any:
         number, output = len(self.kept.calls), dense()
-        if self._scope.is_known and number < len(self._recorded.calls):
+        if not self._trail.is_over:
+            return output
+        if self._scope.is_known and not self._trail.is_exact and number < len(self._recorded.calls):
             mask, old = self._scope.mask, self._recorded.calls[number].output
             output = tree_map(lambda new, known: _blended(mask, new, known), output, old)
         return self.kept.keep(call, output)
@@ -115,7 +129,7 @@ def _blended(mask: Tensor, new: Any, old: Any) -> Any:
     """Pictures [N, C, H, W] or videos ``new`` inside the mask, ``old`` outside."""
     if not isinstance(new, Tensor) or new.dim() < 4 or new.shape != old.shape:
         return new
-    inside = for_items(resized(mask, (new.shape[-2], new.shape[-1])), len(new), by_frame=True)
+    inside = for_frames(resized(mask, (new.shape[-2], new.shape[-1])), len(new))
     shape = *inside.shape[:-2], *[1] * (new.dim() - 3), *inside.shape[-2:]
     return torch.where(inside.reshape(shape).to(new.device), new, old)
 

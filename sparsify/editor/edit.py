@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..attention import require_words
 from ..changed_words import Words
-from ..codegen.errors import ConfigError, SessionError
+from ..codegen.errors import ConfigError, MaskError, SessionError, SparsifyWarning
 from ..config import SparsifyConfig
 from ..editing import Edits
 from ..finding import Find, Finding, Way, ways_of
@@ -21,11 +22,11 @@ from ..program import Program
 from ..run_report import RunReport
 from ..schedule import Schedule
 from ..scope import Scope
-from ..session import Session
+from ..session import Session, require_output
 from .clean import require_clean
 from .decoders import DecoderEdits, DenseEdits, Outputs, decoded
+from .lattice import Lattice, arrangement_of, for_items
 from .parts import Parts
-from .places import Lattice, place_of
 from .prompts import changed_words
 from .result import Result
 from .steps import Predicted
@@ -45,13 +46,24 @@ class Edit:
         schedule: Schedule | None = None,
         keep: bool = True,
     ) -> None:
-        """Raises :class:`SessionError` for a result that was not kept."""
+        """Raises :class:`SessionError` for a result that was not kept, or of another pipeline."""
         if not previous.trail.times or not previous.sessions:
             raise SessionError("this result was not kept: make it with keep=True")
+        if other := sorted(previous.sessions.keys() - parts.keys()):
+            raise SessionError(
+                f"this result has calls of {other[0]!r}, which this pipeline does not have: edit "
+                "it by the editor that made it"
+            )
+        # Of these parts, whoever recorded them: baselines are known by their model's weights.
+        self._sessions = {
+            name: Session(parts[name]._engine, own.calls) if isinstance(own, Session) else own
+            for name, own in previous.sessions.items()
+        }
         self._pipe, self.previous, self.arguments = pipe, previous, arguments
         self._parts, self._config = parts, config
         self._schedule, self._keep = schedule, keep
-        self.lattice = _lattice(previous, parts)
+        self._decoded = _decoded(previous, parts)
+        self.lattice = Lattice.of(previous.trail.latents[-1].shape, self._decoded)
         self.modes: Mapping[str, Mode] = {}
 
     @property
@@ -65,7 +77,7 @@ class Edit:
         recorded = self.previous.trail
         self.trail = EditedTrail(recorded, scope, self.lattice, self.is_exact, begin)
         self.modes = {
-            name: self._mode(name, own) for name, own in self.previous.sessions.items() if own.calls
+            name: self._mode(name, own) for name, own in self._sessions.items() if own.calls
         }
 
     def scope(
@@ -74,7 +86,7 @@ class Edit:
         after: int | None,
         margin: int,
         start: int = 0,
-        kind: type[Scope] = Scope,
+        kind: type[PictureScope] | None = None,
         find: Find = "latents",
     ) -> Scope:
         """Where ``masks`` say, and where ``after`` steps tell: by default a fifth of them, if there
@@ -88,11 +100,30 @@ class Edit:
                     "give a mask, torch.ones(height, width, dtype=torch.bool) for all of it"
                 )
             after = max(1, round((self.previous.trail.steps - start) / 5))
-        if after is not None and (after < 1 or margin < 0):
-            raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
-        plans = [Plan(self.lattice.fitted(as_mask(own))) for own in masks]
+        if after is not None:
+            self._require_findable(after, margin, self.previous.trail.steps - start)
+        plans = [self._plan(own) for own in masks]
         finding = None if after is None else self._finding(after, margin, ways)
-        return kind(plans, finding, start, takes_recorded=True)
+        scope = (kind or PictureScope)(plans, finding, start, takes_recorded=True)
+        scope.pictures = len(self.previous.trail.latents[-1])
+        return scope
+
+    def _require_findable(self, after: int, margin: int, steps: int) -> None:
+        if after < 1 or margin < 0:
+            raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+        if after >= steps:
+            raise ConfigError(
+                f"after={after}: {steps} steps are made, and none is left for what they find: give "
+                "a mask"
+            )
+        require_output(self._schedule, after)
+
+    def _plan(self, mask: MaskLike) -> Plan:
+        """In the sites of the latents."""
+        own, pictures = as_mask(mask), len(self.previous.trail.latents[-1])
+        if own.dim() == 3 and len(own) not in (1, pictures):
+            raise MaskError(f"the mask is {list(own.shape)}: give [H, W], or {pictures} of them")
+        return Plan(self.lattice.fitted(own))
 
     def _finding(self, after: int, margin: int, ways: tuple[Way, ...]) -> Finding:
         words: tuple[Words, ...] = ()
@@ -106,7 +137,7 @@ class Edit:
 
     def _programs(self) -> Iterator[Program]:
         """Of the models that are called at each step."""
-        for name, own in self.previous.sessions.items():
+        for name, own in self._sessions.items():
             if isinstance(own, Session) and own.calls and name not in self._parts.decoders:
                 yield own.module.program_of(own.calls[0])
 
@@ -127,6 +158,12 @@ class Edit:
     def result(self, output: Any) -> Result:
         """Of a run that has ended."""
         known = self._scope.is_known
+        if not known:
+            warnings.warn(
+                "the run ended before its mask was found, so its picture is that of a dense one",
+                SparsifyWarning,
+                stacklevel=3,
+            )
         sessions = {name: _kept(mode) for name, mode in self.modes.items()} if self._keep else {}
         trail = self.trail if self._keep else Trail()
         return Result(
@@ -135,6 +172,7 @@ class Edit:
             sessions,
             Trail(trail.times, trail.latents),
             self.previous.randomness,
+            self.previous.first_steps,
             self._scope.mask if known else None,
             self._reports() if known else None,
         )
@@ -145,21 +183,36 @@ class Edit:
 
     def _mode(self, name: str, own: Session | Outputs) -> Mode:
         if isinstance(own, Outputs):
-            return DenseEdits(own, self._scope)
+            return DenseEdits(own, self._scope, self.trail)
         is_stepped = name not in self._parts.decoders
-        dilation = self._config.dilation(self.lattice.grid)
-        place = place_of(self.lattice, own.calls[0].grid, dilation, is_stepped)
+        sites = arrangement_of(
+            self.lattice, self._decoded, own.calls[0].grid, self._config.dilation, is_stepped
+        )
         schedule = self._schedule if is_stepped else None
         kept = own.no_calls(schedule) if self._keep else None
-        kind = Edits if is_stepped else DecoderEdits
-        return kind(own.module, own.calls, self._scope, schedule, kept, place)
+        options = self._scope, schedule, kept, sites, self.previous.first_steps.get(name, 0)
+        if is_stepped:
+            return Edits(own.module, own.calls, *options)
+        mode = DecoderEdits(own.module, own.calls, *options)
+        mode.trail = self.trail
+        return mode
 
 
 class Found(BaseException):
     """A preview is over. No pipeline catches it."""
 
 
-class Preview(Scope):
+class PictureScope(Scope):
+    """Of one mask for each of so many ``pictures``, whose halves of guidance share it."""
+
+    pictures: int
+
+    def find(self) -> None:
+        super().find()
+        self._found = for_items(self.mask, self.pictures)
+
+
+class Preview(PictureScope):
     """Ends the run once it is found."""
 
     def find(self) -> None:
@@ -174,7 +227,8 @@ def _kept(mode: Mode) -> Session | Outputs:
     return Session(mode.host, mode.kept)
 
 
-def _lattice(previous: Result, parts: Parts) -> Lattice:
+def _decoded(previous: Result, parts: Parts) -> Sequence[int] | None:
+    """The shape of what a decoder was given."""
     sessions = (previous.sessions.get(name) for name in sorted(parts.decoders))
     known = [one for own in sessions if own is not None and (one := decoded(own)) is not None]
-    return Lattice.of(previous.trail.latents[-1].shape, known[0].given.shape if known else None)
+    return known[0].given.shape if known else None

@@ -20,10 +20,11 @@ from ..session import Recording, Session
 from ..store import BaselineStore, Calls
 from .decoders import RecordingOrDense, decoded, kept_of
 from .edit import Edit, Found, Preview
+from .lattice import Lattice
 from .painting import Painting
 from .parts import Parts
-from .places import Lattice
-from .randomness import Randomness, drawn_again, noted
+from .randomness import Randomness, restored, saved
+from .recording import Run, StepRecording
 from .result import Result
 from .steps import Predicted, Seen, watched
 from .trail import Trail
@@ -83,11 +84,13 @@ class Editor:
         """Runs the pipeline and records the run; by a ``schedule``, that of the denoisers. Raises
         :class:`StoreError` at the first call of a model that the store has no room for."""
         arguments = _bound(self._pipe, args, kwargs)
-        kept, randomness, trail = noted(arguments), Randomness.now(), Trail()
-        modes = {name: self._recording(name, arguments, schedule) for name in self.parts}
-        output = self._run(arguments, modes, trail.seen)
+        kept, randomness, run = saved(arguments), Randomness.now(), Run()
+        modes = {name: self._recording(name, arguments, schedule, run) for name in self.parts}
+        run.decoders = [mode for mode in modes.values() if isinstance(mode, RecordingOrDense)]
+        output = self._run(arguments, modes, run.seen)
         sessions = {name: kept_of(mode) for name, mode in modes.items()}
-        return Result(output, kept, sessions, trail, randomness)
+        first = {n: mode.first_step for n, mode in modes.items() if isinstance(mode, StepRecording)}
+        return Result(output, kept, sessions, run.trail, randomness, first)
 
     def edit(
         self,
@@ -122,8 +125,8 @@ class Editor:
 
         With ``schedule`` only its key steps run the denoisers. With ``keep`` the result can be
         edited in turn. Raises :class:`SessionError` for what was not kept and for runs that do not
-        fit, :class:`ConfigError`, :class:`MaskError`, and :class:`BaselineError` once weights have
-        changed.
+        fit, :class:`ConfigError`, :class:`MaskError`, :class:`BaselineError` once weights have
+        changed, and :class:`StoreError`.
         """
         changes, own = self._divided(changes, image=image, strength=strength)
         painting = self._painting(previous, own["image"])
@@ -140,6 +143,7 @@ class Editor:
         self,
         previous: Result,
         *,
+        strength: float | None = None,
         after: int | None = None,
         margin: int = 1,
         find: Find = "latents",
@@ -147,22 +151,35 @@ class Editor:
     ) -> Tensor:
         """bool [N, H, W], at the sites of the latents: the mask that :meth:`edit` finds with these
         arguments. Runs as many steps as that takes."""
-        edit = self._begun(previous, self._named(changes), None, keep=False)
-        scope = edit.scope([], after, margin, kind=Preview, find=find)
+        changes, own = self._divided(changes, strength=strength)
+        start = 0 if own["strength"] is None else _start(previous.trail, own["strength"])
+        edit = self._begun(previous, changes, None, keep=False)
+        scope = edit.scope([], after, margin, start, kind=Preview, find=find)
         edit.begin(scope)
         with suppress(Found):
             self._again(edit)
         return scope.mask
 
     def _recording(
-        self, name: str, arguments: Mapping[str, Any], schedule: Schedule | None
+        self, name: str, arguments: Mapping[str, Any], schedule: Schedule | None, run: Run
     ) -> Recording:
         host = self.parts[name]._engine
         if name in self.parts.decoders:
             return RecordingOrDense(name, Session(host, Calls.of(self._store, None)))
-        known = inspect.signature(type(self._pipe).__call__).parameters.get("num_inference_steps")
-        steps = arguments.get("num_inference_steps", known and known.default)
-        return Recording(Session(host, Calls.of(self._store, steps, schedule)), schedule)
+        expected = self._expected(arguments)
+        return StepRecording(
+            Session(host, Calls.of(self._store, expected, schedule)), schedule, run.trail
+        )
+
+    def _expected(self, arguments: Mapping[str, Any]) -> int | None:
+        """At least so many calls of a denoiser; None where arguments make it fewer steps."""
+        known = inspect.signature(type(self._pipe).__call__).parameters
+        others = arguments.keys() & {"strength", "timesteps", "sigmas", "denoising_end"}
+        if others or "strength" in known or len(self.parts.keys() - self.parts.decoders) > 1:
+            return None
+        default = known.get("num_inference_steps")
+        steps: int | None = arguments.get("num_inference_steps", default and default.default)
+        return steps
 
     def _run(
         self,
@@ -171,6 +188,11 @@ class Editor:
         seen: Seen,
         predicted: Predicted | None = None,
     ) -> Any:
+        for name in modes:
+            if getattr(self._pipe, name) is not self.parts[name]:
+                raise SessionError(
+                    f"pipe.{name} is not the model of this editor any more: make another Editor"
+                )
         with ExitStack() as stack:
             stack.enter_context(watched(self._pipe.scheduler, seen, predicted))
             for name, mode in modes.items():
@@ -180,13 +202,13 @@ class Editor:
     def _again(self, edit: Edit) -> Any:
         """What the pipeline gives, with the random numbers of the first run."""
         with edit.previous.randomness.again():
-            arguments = drawn_again(edit.arguments)
+            arguments = restored(edit.arguments)
             return self._run(arguments, edit.modes, edit.trail.seen, edit.predicted)
 
     def _begun(
         self, previous: Result, changes: dict[str, Any], schedule: Schedule | None, keep: bool
     ) -> Edit:
-        arguments = {**previous.arguments, **noted(changes)}
+        arguments = {**previous.arguments, **saved(changes)}
         return Edit(self._pipe, previous, arguments, self.parts, self._config, schedule, keep)
 
     def _divided(

@@ -13,7 +13,7 @@ from ..codegen.errors import SessionError
 from ..masks import difference_mask
 from .clean import shares
 from .decoders import Decoded
-from .places import Lattice
+from .lattice import Lattice
 from .trail import Trail
 
 _INVISIBLE = 2.5 / 127.5
@@ -38,8 +38,10 @@ class Painting:
         self._latents, self._given = trail.latents[-1], decoded.given
         before = decoded.output.sample if hasattr(decoded.output, "sample") else decoded.output
         before = before[0] if isinstance(before, tuple) else before
-        if lattice.frames > 1 or (before.dim() > 4 and before.shape[2] > 1):
+        if len(before) != len(self._latents) or (before.dim() > 4 and before.shape[2] > 1):
             raise SessionError("a painted picture is no video: edit videos by masks")
+        if not hasattr(pipe, "image_processor"):
+            raise SessionError(f"a {type(pipe).__name__} has no image_processor to read `image` by")
         self._before = before.reshape(len(before), before.shape[1], *before.shape[-2:]).clamp(-1, 1)
         height, width = before.shape[-2:]
         image = pipe.image_processor.preprocess(image, height=height, width=width)

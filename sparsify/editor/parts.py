@@ -17,7 +17,7 @@ from ..module import SparseModule, sparsify
 
 ROW = (1, -1)
 """The grid of a denoiser's tokens, if it is given tokens: how they lie in the picture, and what
-stands behind them, is known once a run was recorded (:mod:`.places`)."""
+stands behind them, is known once a run was recorded (:mod:`.lattice`)."""
 
 
 class Parts(Mapping[str, SparseModule]):

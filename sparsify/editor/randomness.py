@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """The place of a generator in a call's arguments."""
+class SavedGenerator:
+    """Stands for a generator in a call's arguments."""
 
     device: torch.device
     state: Tensor
@@ -47,13 +47,18 @@ class Randomness:
             yield
 
 
-def noted(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, with a note of its state for each generator."""
-    return tree_map_only(  # type: ignore[no-any-return]
-        torch.Generator, lambda own: Drawn(own.device, own.get_state()), dict(arguments)
-    )
+def saved(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, with the states of generators, and copies of tensors, to which their
+    owner may write."""
+    return tree_map(_saved, dict(arguments))  # type: ignore[no-any-return]
 
 
-def drawn_again(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _saved(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Generator):
+        return SavedGenerator(leaf.device, leaf.get_state())
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def restored(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same arguments, with generators that draw the same."""
-    return tree_map_only(Drawn, Drawn.generator, dict(arguments))  # type: ignore[no-any-return]
+    return tree_map_only(SavedGenerator, SavedGenerator.generator, dict(arguments))  # type: ignore[no-any-return]

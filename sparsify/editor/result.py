@@ -28,6 +28,8 @@ class Result:
     """What the calls of each model of the pipeline keep, by its name; empty if it was not kept."""
     trail: Trail
     randomness: Randomness
+    first_steps: Mapping[str, int]
+    """At which step of the run each model was first called."""
     mask: Tensor | None = None
     """bool [H, W] or [N, H, W] at the sites of the latents: what was edited; None for a first
     run."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..codegen.errors import SessionError
 from ..forecast import numbered
 from ..scope import Scope
-from .places import Lattice
+from .lattice import Lattice
 
 Begin = Callable[[float, Tensor], Tensor]
 """(timestep of a step, the latents that it was given) -> those that it is given instead."""
@@ -31,7 +31,7 @@ class Trail:
 
     @property
     def steps(self) -> int:
-        """Steps of which a solver takes two have one timestep, and count once."""
+        """The two calls of a second-order solver share a timestep, and count as one step."""
         return numbered(self.times)[-1] + 1 if self.times else 0
 
     def before(self, step: int) -> int:
@@ -54,18 +54,18 @@ class EditedTrail(Trail):
         policy "exact" what was edited may spread, so that nothing is put back."""
         super().__init__()
         self._recorded, self._scope, self._lattice = recorded, scope, lattice
-        self._is_exact, self._begin = is_exact, begin
+        self.is_exact, self._begin = is_exact, begin
         self._steps, self._position = numbered(recorded.times), 0
 
     def seen(self, time: float, latents: Tensor) -> Tensor:
         number, scope = self._twin(time), self._scope
         step, old = self._steps[number], self._recorded.latents[number]
         if step < scope.start:
-            latents = old
+            latents = old.clone()
             if number == self._recorded.before(scope.start) and self._begin is not None:
                 begun = self._begin(self._recorded.times[number + 1], old)
                 latents = self._inside(begun, old, scope.start)
-        elif scope.is_known and not self._is_exact:
+        elif scope.is_known and not self.is_exact:
             latents = self._inside(latents, old, step)
         if not self.times:  # what comes before a late start is as it was
             self.times[:] = self._recorded.times[:number]
@@ -73,12 +73,19 @@ class EditedTrail(Trail):
         self._position = number + 1
         return super().seen(time, latents)
 
+    @property
+    def is_over(self) -> bool:
+        """Were all steps made?"""
+        return self._position == len(self._recorded.times)
+
     def _inside(self, new: Tensor, old: Tensor, step: int) -> Tensor:
         return self._lattice.blended(self._scope.mask_at(step), new, old)
 
     def _twin(self, time: float) -> int:
-        later = range(self._position, len(self._recorded.times))
-        for number in later:
+        end = len(self._recorded.times)
+        if self.times:  # only the first may come late
+            end = min(self._position + 1, end)
+        for number in range(self._position, end):
             if self._recorded.times[number] == time:
                 return number
         raise SessionError(

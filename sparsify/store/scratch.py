@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .codegen.errors import StoreError
+from ..codegen.errors import StoreError
 
 _PREFIX, _LOCK = "sparsify-baselines-", "lock"
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .baseline import in_own_memory
-from .codegen.checksum import Memory
-from .codegen.errors import StoreError
+from ..baseline import in_own_memory
+from ..codegen.checksum import Memory
+from ..codegen.errors import StoreError
 
 Tensors = dict[str, Tensor]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codegen.errors import GridError
 from ..codegen.tables import dilate
 from ..passes.layout import Grid
-from ..scope import Place
+from ..scope import Arrangement
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,17 @@ class Pictures:
         return picture
 
     def mask(self, mask: Tensor, grid: Grid, items: int) -> Tensor:
-        return for_items(resized(mask, grid), items, by_frame=not self.is_stepped)
+        own = resized(mask, grid)
+        return for_items(own, items) if self.is_stepped else for_frames(own, items)
 
 
 @dataclass(frozen=True)
 class Row:
     """Tokens of the picture, frame by frame, and then others, which no edit reaches."""
 
+    scope: Lattice
     lattice: Lattice
+    """Of the tokens, and of the latents that the scope is of."""
     dilation: int
     """Sites by which masks are widened, which a model that sees a row of tokens cannot do."""
     is_stepped: bool = True
@@ -91,20 +94,29 @@ class Row:
     def picture(self, values: Tensor) -> Tensor:
         shape = self.lattice.frames, *self.lattice.grid
         own: Tensor = values[..., 0, : prod(shape)].unflatten(-1, shape)
-        return own.flatten(1, 2)
+        picture: Tensor = F.adaptive_max_pool2d(own.flatten(1, 2).abs(), self.scope.grid)
+        return picture
 
     def mask(self, mask: Tensor, grid: Grid, items: int) -> Tensor:
-        wide = dilate(for_items(mask, items), self.dilation)
+        wide = dilate(resized(for_items(mask, items), self.lattice.grid), self.dilation)
         shape = *wide.shape[:-2], self.lattice.frames, *self.lattice.grid
         row = wide[..., None, :, :].expand(shape).flatten(-3)
         return F.pad(row, (0, grid[1] - row.shape[-1]))[..., None, :]
 
 
-def place_of(lattice: Lattice, grid: Grid, dilation: int, is_stepped: bool) -> Place:
-    """Of a model whose inputs lie on ``grid``."""
-    if lattice.is_packed and grid[0] == 1:
-        return Row(lattice, dilation)
-    return Pictures(lattice, is_stepped)
+def arrangement_of(
+    lattice: Lattice,
+    decoded: Sequence[int] | None,
+    grid: Grid,
+    dilation: Callable[[Grid], int],
+    is_stepped: bool,
+) -> Arrangement:
+    """Of a model whose inputs lie on ``grid``; ``decoded`` as for :meth:`Lattice.of`, whose errors
+    are raised for tokens that are packed for the model alone, and are not those of the picture."""
+    if grid[0] != 1 or lattice.grid[0] == 1 < lattice.grid[1]:
+        return Pictures(lattice, is_stepped)
+    tokens = lattice if lattice.is_packed else Lattice.of((1, grid[1], 1), decoded)
+    return Row(lattice, tokens, dilation(tokens.grid))
 
 
 def resized(mask: Tensor, grid: Grid) -> Tensor:
@@ -116,15 +128,23 @@ def resized(mask: Tensor, grid: Grid) -> Tensor:
     return touched.reshape(*mask.shape[:-2], *grid)
 
 
-def for_items(mask: Tensor, items: int, by_frame: bool = False) -> Tensor:
-    """[H, W], or [M, H, W] for ``items``: in the halves of guidance one after the other, or frame
-    by frame; of a larger M, whose halves are these, what any of them marks."""
+def for_items(mask: Tensor, items: int) -> Tensor:
+    """[H, W], or [M, H, W] for ``items``, in the halves of guidance one after the other; of a
+    larger M, whose halves are these, what any of them marks."""
     if mask.dim() == 2 or len(mask) == items:
         return mask
     if items % len(mask) == 0:
-        times = items // len(mask)
-        return mask.repeat_interleave(times, 0) if by_frame else mask.repeat(times, 1, 1)
+        return mask.repeat(items // len(mask), 1, 1)
     if len(mask) % items == 0:
         halves: Tensor = mask.unflatten(0, (-1, items))
         return halves.any(0)
+    return mask.any(0)
+
+
+def for_frames(mask: Tensor, items: int) -> Tensor:
+    """[H, W], or [M, H, W] for ``items``. A decoder may be given frames in chunks, of which nothing
+    tells whose they are: all follow what any mask marks, and have recorded latents elsewhere."""
+    halves = len(mask) == 2 * items if mask.dim() == 3 else False
+    if mask.dim() == 2 or len(mask) == items or halves:
+        return for_items(mask, items)
     return mask.any(0)

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from .codegen.errors import StoreError
+from ..codegen.errors import StoreError
 from .scratch import Scratch
 from .values_file import Tensors, ValuesFile
 

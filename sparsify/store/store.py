@@ -13,14 +13,14 @@ from shutil import disk_usage
 from threading import RLock
 from typing import Any
 
-from .baseline import Baseline
+from ..baseline import Baseline
+from ..codegen.errors import ConfigError, StoreError
+from ..schedule import Schedule
+from ..words import bytes_of, size_for, size_of
 from .budgets import DISK, HOST, TIERS, Item, Limits, Placement, would_do
-from .codegen.errors import ConfigError, StoreError
 from .paging import Entry, Paged, Reader
 from .places import CLOSED, OnDisk, OnHost
-from .schedule import Schedule
 from .scratch import Scratch
-from .words import bytes_of, size_for, size_of
 
 Budget = int | str | None
 """Bytes, or text such as "4 GiB"; None is no limit, 0 no such tier."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .baseline import Memory, Remote, memory_of
+from ..baseline import Memory, Remote, memory_of
 from .budgets import DEVICE, HOST, Item
 from .places import CLOSED, Arriving, AsMade, Place, pinned_bytes
 from .values_file import Tensors
