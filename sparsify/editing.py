@@ -149,12 +149,13 @@ class Edits:
             if finding.is_unchanged(baseline, call):
                 return self._as_recorded(baseline)
             self._whole.add(self._made)
-            if self._commits and not self._defers:
+            if not self._commits:
+                return dense(), None
+            if not self._defers:
                 return program.record(call)
-            call = call.of(_own(call.leaves, baseline.inputs))
-            return self._kept_later(
-                baseline, call, dense(), lambda: _recorded(program, baseline, call)
-            )
+            call, output = call.of(_own(call.leaves, baseline.inputs)), dense()
+            later = partial(_recorded, program, baseline, call)
+            return output, deferred(baseline, call, tree_leaves(output), later)
         plan = self._with_changes(number, call)
         tables = program.plan(plan)
         if tables.is_empty:
@@ -169,15 +170,7 @@ class Edits:
         # A dense run reads no values, so it keeps those before it alive for nothing.
         source = replace(baseline, values={}) if tables.is_dense else baseline
         later = partial(_committed, program, source, call, plan)
-        return self._kept_later(baseline, call, output, later)
-
-    def _kept_later(
-        self, baseline: Baseline, call: Call, output: Any, make: Callable[[], Baseline | None]
-    ) -> Edited:
-        """The output, and its baseline, whose values are made once somebody reads them."""
-        return output, deferred(
-            baseline, call, tree_leaves(output), make
-        ) if self._commits else None
+        return output, deferred(baseline, call, tree_leaves(output), later)
 
     def _find(self, program: Program, baseline: Baseline, call: Call) -> None:
         """Where a step begins that is looked at; the last of them tells the mask."""

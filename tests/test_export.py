@@ -26,6 +26,7 @@ from tests.networks import MASKS, MaskRecipe, Recipe, recipes
 from tests.reference import FIXED, Fixed, Reference
 from tests.rounding import assert_close, tolerance
 from tests.small import corner, small_inputs, small_unet
+from tests.token_steps import Joint
 
 SIZE = 12
 
@@ -124,6 +125,15 @@ def test_onnx_equals_the_oracle(
 ) -> None:
     path = tmp_path_factory.mktemp("onnx") / "folder"
     agrees_with_the_oracle(path, "onnx", recipe, fixed, masks)
+
+
+@pytest.mark.parametrize("text_first", [False, True])
+def test_onnx_has_complex_rotary_embeddings(tmp_path: Path, text_first: bool) -> None:
+    """Of which an update gathers rows."""
+    step = Joint(text_first=text_first, single=False, rotary="complex")
+    recipe = Recipe((step,), (3, 3), 1, 1, torch.float32, "channels last", 942)
+    fixed = Fixed(norm="updated", dilate=1, dense_share=0.0)
+    agrees_with_the_oracle(tmp_path / "folder", "onnx", recipe, fixed, [MaskRecipe("random", 81)])
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])

@@ -52,6 +52,13 @@ def _cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
     return (squares - 2 * x @ y.mT).clamp(min=0).sqrt().to(rows.dtype)
 
 
+def _index_select(x: Tensor, dim: int, index: Tensor) -> Any:
+    """Of complex numbers, which ONNX has as pairs."""
+    if not x.is_complex():
+        return NotImplemented
+    return torch.view_as_complex(torch.view_as_real(x).index_select(dim % x.dim(), index))
+
+
 # What an exporter to ONNX does not know, or not in all forms, in terms of what it knows.
 _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
@@ -59,6 +66,10 @@ _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.cdist.default: _cdist,
     opaque.cdist: _cdist,
 }
+
+
+_DECOMPOSED: dict[Any, Any] = {torch.ops.aten.index_select.default: _index_select}
+"""The same, where they are inside of our own operators."""
 
 
 def require_installed() -> None:
@@ -105,7 +116,7 @@ def write(
     try:
         with quiet():
             converted = torch.onnx.export(
-                exported,
+                exported.run_decompositions(_DECOMPOSED),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
