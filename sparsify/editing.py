@@ -154,8 +154,8 @@ class Edits:
             if not self._defers:
                 return program.record(call)
             call, output = call.of(_own(call.leaves, baseline.inputs)), dense()
-            later = partial(_recorded, program, baseline, call)
-            return output, deferred(baseline, call, tree_leaves(output), later)
+            made = partial(_recorded, program, baseline, call)
+            return output, deferred(baseline, call, tree_leaves(output), made)
         plan = self._with_changes(number, call)
         tables = program.plan(plan)
         if tables.is_empty:
