@@ -23,6 +23,7 @@ from sparsify import BaselineError, ExportError, FolderError, MaskError, Signatu
 from sparsify.folder import _digest
 from sparsify.loader import Loaded
 from tests.networks import MASKS, MaskRecipe, Recipe, recipes
+from tests.picture_steps import ConvTranspose, Pool
 from tests.reference import FIXED, Fixed, Reference
 from tests.rounding import assert_close, tolerance
 from tests.small import corner, small_inputs, small_unet
@@ -134,6 +135,29 @@ def test_onnx_has_complex_rotary_embeddings(tmp_path: Path, text_first: bool) ->
     recipe = Recipe((step,), (3, 3), 1, 1, torch.float32, "channels last", 942)
     fixed = Fixed(norm="updated", dilate=1, dense_share=0.0)
     agrees_with_the_oracle(tmp_path / "folder", "onnx", recipe, fixed, [MaskRecipe("random", 81)])
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_onnx_has_output_padding_of_more_than_a_stride(tmp_path: Path, padding: int) -> None:
+    """Which a dilation allows, and onnxruntime refuses."""
+    step = ConvTranspose(8, (2, 2), (1, 2), padding, 1, (2, 2), 1)
+    recipe = Recipe((step,), (5, 9), 1, 3, torch.float32, "tokens", 2)
+    fixed = Fixed(norm="baseline", dilate=0, dense_share=0.0)
+    agrees_with_the_oracle(tmp_path / "folder", "onnx", recipe, fixed, [MaskRecipe("blobs", 0)])
+
+
+def test_onnx_has_adaptive_maxima_of_unequal_windows(tmp_path: Path) -> None:
+    recipe = Recipe(
+        (Pool("adaptive max", (1, 1), (1, 1), (1, 1), 2, False),),
+        (13, 6),
+        2,
+        4,
+        torch.float32,
+        "image",
+        258,
+    )
+    fixed = Fixed(norm="updated", dilate=2, dense_share=0.3)
+    agrees_with_the_oracle(tmp_path / "folder", "onnx", recipe, fixed, [MaskRecipe("random", 2)])
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])

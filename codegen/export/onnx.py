@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .. import opaque
+from .. import opaque, ops
 from ..errors import ExportError, FolderError
 from .programs import Pure, quiet, reason
 from .pt2 import Run
@@ -52,6 +52,37 @@ def _cdist(rows: Tensor, codes: Tensor, p: float = 2, *args: Any) -> Tensor:
     return (squares - 2 * x @ y.mT).clamp(min=0).sqrt().to(rows.dtype)
 
 
+def _conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    output_padding: Sequence[int] = (0, 0),
+    groups: int = 1,
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """Output padding of a stride and more, which a dilation allows, is rows of the bias alone."""
+    step, before, after = ([*pair] * (2 // len(pair)) for pair in (stride, padding, output_padding))
+    operator = torch.nn.functional.conv_transpose2d
+    if after[0] < step[0] and after[1] < step[1]:
+        return operator(x, weight, bias, step, before, after, groups, dilation)
+    whole = operator(x, weight, None, step, 0, 0, groups, dilation)
+    pads = [pad for axis in (1, 0) for pad in (-before[axis], after[axis] - before[axis])]
+    y = torch.nn.functional.pad(whole, pads)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _adaptive_max_pool(image: Tensor, size: Sequence[int]) -> Tensor:
+    """The largest of each window, one window after the other; few ask for it."""
+    for dim, count in ((-2, size[0]), (-1, size[1])):
+        length = image.shape[dim]
+        ends = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+        windows = [image.narrow(dim, start, end - start) for start, end in ends]
+        image = torch.cat([window.amax(dim, keepdim=True) for window in windows], dim)
+    return image
+
+
 def _index_select(x: Tensor, dim: int, index: Tensor) -> Any:
     """Of complex numbers, which ONNX has as pairs."""
     if not x.is_complex():
@@ -63,6 +94,8 @@ def _index_select(x: Tensor, dim: int, index: Tensor) -> Any:
 _IN_OTHER_WORDS: dict[Any, Any] = {
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
     opaque.attention: _attention,
+    torch.ops.aten.conv_transpose2d.input: _conv_transpose2d,
+    ops.adaptive_max_pool: _adaptive_max_pool,
     torch.ops.aten.cdist.default: _cdist,
     opaque.cdist: _cdist,
 }
@@ -70,6 +103,14 @@ _IN_OTHER_WORDS: dict[Any, Any] = {
 
 _DECOMPOSED: dict[Any, Any] = {torch.ops.aten.index_select.default: _index_select}
 """The same, where they are inside of our own operators."""
+
+
+def _without_complex_rows(exported: ExportedProgram) -> ExportedProgram:
+    values = (node.meta.get("val") for node in exported.graph.nodes)
+    if not any(isinstance(value, Tensor) and value.is_complex() for value in values):
+        return exported  # traced no second time
+    decomposed: ExportedProgram = exported.run_decompositions(_DECOMPOSED)
+    return decomposed
 
 
 def require_installed() -> None:
@@ -116,7 +157,7 @@ def write(
     try:
         with quiet():
             converted = torch.onnx.export(
-                exported.run_decompositions(_DECOMPOSED),
+                _without_complex_rows(exported),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
