@@ -28,7 +28,7 @@ from benchmarks.reuse_runs import Emoji, Settings, console, psnr, seconds
 from benchmarks.speed_tables import plain_table
 from examples.demo_plots import panel
 from examples.emoji import net
-from examples.emoji.pipeline import pipeline
+from examples.emoji.pipeline import picture, pipeline, pixels
 from examples.emoji.sample import GUIDANCE, noise
 from sparsify import Editor, Schedule
 from sparsify.editor import Result
@@ -78,7 +78,7 @@ class Runs:
         self.editor = Editor(pipe, backend=options.backend, dilate=options.dilate)
 
     def dense(self, prompt: str) -> Tensor:
-        return _picture(self._dense(**self._call(prompt)))
+        return picture(self._dense(**self._call(prompt)))
 
     def first(self, prompt: str) -> Result:
         return self.editor(**self._call(prompt))
@@ -108,8 +108,8 @@ def compared(runs: Runs, old: str, new: str, after: int, calls: int | None) -> d
     first, want = runs.first(old), runs.dense(new)
     result = runs.edited(first, new, after, calls)
     assert result.mask is not None and result.reports is not None
-    before, got, report = _picture(first.output), _picture(result.output), result.reports["unet"]
-    mask = _pixels(result.mask)
+    before, got, report = picture(first.output), picture(result.output), result.reports["unet"]
+    mask = pixels(result.mask)
     times = seconds(
         {"dense": lambda: runs.dense(new), "edit": lambda: runs.edited(first, new, after, calls)},
         runs.options.rounds,
@@ -133,27 +133,16 @@ def compared(runs: Runs, old: str, new: str, after: int, calls: int | None) -> d
     }
 
 
-def _picture(output: Any) -> Tensor:
-    """float [1, 3, 64, 64] in 0..1"""
-    return torch.as_tensor(output.images)
-
-
-def _pixels(mask: Tensor) -> Tensor:
-    """bool [64, 64], of latents [H, W] or [N, H, W]."""
-    own = mask if mask.dim() == 2 else mask.any(0)
-    return own.repeat_interleave(net.PATCH, 0).repeat_interleave(net.PATCH, 1)
-
-
 def _ssim(got: Tensor, want: Tensor, mask: Tensor) -> float:
     pictures = (own[0].permute(1, 2, 0).numpy() for own in (got, want))
     _, each = structural_similarity(*pictures, data_range=1, channel_axis=2, full=True)
     return float(torch.from_numpy(each).mean(-1)[mask].mean())
 
 
-def _seam(picture: Tensor, mask: Tensor) -> float:
+def _seam(image: Tensor, mask: Tensor) -> float:
     """The mean step of a picture across the border of a mask."""
     across = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
-    steps = picture.diff(dim=-1).abs().mean((0, 1)), picture.diff(dim=-2).abs().mean((0, 1))
+    steps = image.diff(dim=-1).abs().mean((0, 1)), image.diff(dim=-2).abs().mean((0, 1))
     crossed = torch.cat([own[where] for own, where in zip(steps, across, strict=True)])
     return float(crossed.mean()) if len(crossed) else 0.0
 
@@ -204,11 +193,11 @@ def _shown(runs: Runs, path: Path) -> None:
     firsts = [runs.first(old) for old, _ in pairs]
     after = runs.options.after[0]
     edits = [runs.edited(own, new, after) for own, (_, new) in zip(firsts, pairs, strict=True)]
-    masks = [_pixels(own.mask).float().expand(3, -1, -1) for own in edits if own.mask is not None]
+    masks = [pixels(own.mask).float().expand(3, -1, -1) for own in edits if own.mask is not None]
     rows = {
-        "recorded": torch.cat([_picture(own.output) for own in firsts]),
+        "recorded": torch.cat([picture(own.output) for own in firsts]),
         "dense": torch.cat([runs.dense(new) for _, new in pairs]),
-        "edited": torch.cat([_picture(own.output) for own in edits]),
+        "edited": torch.cat([picture(own.output) for own in edits]),
         "mask": torch.stack(masks),
     }
     panel(rows, [new for _, new in pairs], path)

@@ -182,11 +182,13 @@ def psnr(got: Tensor, want: Tensor, mask: Tensor | None = None) -> dict[str, flo
 def seconds(variants: Mapping[str, Callable[[], Any]], rounds: int) -> Times:
     """Medians and spread of runs that take turns."""
     times = interleaved(variants, rounds, tell=console.log)
+    return {name: spread(spent) for name, spent in times.items()}
+
+
+def spread(spent: Sequence[float]) -> dict[str, float]:
+    """Of milliseconds."""
     return {
-        name: {
-            "median_s": statistics.median(spent) / 1e3,
-            "min_s": min(spent) / 1e3,
-            "max_s": max(spent) / 1e3,
-        }
-        for name, spent in times.items()
+        "median_s": statistics.median(spent) / 1e3,
+        "min_s": min(spent) / 1e3,
+        "max_s": max(spent) / 1e3,
     }

@@ -31,7 +31,7 @@ def time(result: dict[str, Any]) -> Table:
     table.title = f"{result['calls']} of {result['steps']} calls: {result['psnr']:.1f} dB"
     shares = {"full": (1.0, 1.0), "schedule": (result["share_of_time"], result["share_of_calls"])}
     for name, (of_time, of_calls) in shares.items():
-        table.add_row(name, *_cells(result["times"][name]), f"{of_time:.3f}", f"{of_calls:.3f}")
+        table.add_row(name, *cells(result["times"][name]), f"{of_time:.3f}", f"{of_calls:.3f}")
     return table
 
 
@@ -42,7 +42,7 @@ def propagation(result: dict[str, Any]) -> Table:
     )  # fmt: skip
     table.title = f"encoder propagation, a run of {result['steps']} steps"
     for row in result["rows"]:
-        times = [_cells(row["times"][name])[0] for name in ("dense", "key", "reuse")]
+        times = [cells(row["times"][name])[0] for name in ("dense", "key", "reuse")]
         for run in row["schedules"]:
             table.add_row(
                 row["network"],
@@ -68,7 +68,7 @@ def space(result: dict[str, Any]) -> Table:
         table.add_row(
             row["run"],
             f"{row['macs_share']:.3f}",
-            *_cells(row["time"]),
+            *cells(row["time"]),
             f"{row['mac_bound']:.2f}x",
             f"{row['speedup']:.2f}x",
             f"{row['psnr']:.1f}" if "psnr" in row else "",
@@ -84,7 +84,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 }
 
 
-def _cells(time: dict[str, float]) -> tuple[str, str]:
+def cells(time: dict[str, float]) -> tuple[str, str]:
     """Median, and the distance to the farthest run."""
     median = time["median_s"]
     spread = max(median - time["min_s"], time["max_s"] - median)

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from benchmarks.machine import environment
 from benchmarks.networks import full, small
-from benchmarks.reuse_runs import Times, console
+from benchmarks.reuse_runs import Times, console, spread
+from benchmarks.reuse_tables import cells
 from benchmarks.speed_tables import plain_table
 from sparsify import BaselineStore, Plan, Session, SparseModule, sparsify
 from sparsify.masks import centred_square
@@ -132,10 +133,8 @@ def _times(run: Run, session: Session, in_memory: Session, settings: Settings) -
     }
     spent = interleaved(variants, settings.rounds, tell=console.log)
     return {
-        name: {
-            "median_s": statistics.median(spent[name]) / 1e3,
-            "min_s": min(spent[name]) / 1e3,
-            "max_s": max(spent[name]) / 1e3,
+        name: spread(spent[name])
+        | {
             "of_memory": statistics.median(
                 own / other for own, other in zip(spent[name], spent[MEMORY], strict=True)
             ),
@@ -201,9 +200,7 @@ def table(result: dict[str, Any]) -> Table:
         f"{result['baselines_in_memory']:.2f} in memory"
     )
     for name, time in result["times"].items():
-        median = time["median_s"]
-        spread = max(median - time["min_s"], time["max_s"] - median)
-        made.add_row(name, f"{median:.3g}", f"[dim]{spread:.2g}[/]", f"{time['of_memory']:.3f}")
+        made.add_row(name, *cells(time), f"{time['of_memory']:.3f}")
     return made
 
 

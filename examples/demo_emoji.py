@@ -13,7 +13,7 @@ from torch import Tensor
 
 from examples.demo_plots import panel
 from examples.emoji import net
-from examples.emoji.pipeline import pipeline
+from examples.emoji.pipeline import picture, pipeline, pixels
 from examples.emoji.sample import GUIDANCE, noise
 from examples.measurement import Measurement, Step, costs, psnr
 from sparsify import Editor
@@ -53,21 +53,16 @@ def demo_emoji(out: Path, step: Step) -> list[Measurement]:
     def brush(**options: Any) -> Result:
         return editor.edit(first, image=painted, strength=STRENGTH, **options)
 
-    def dense_word() -> Result:
-        return word(mask=torch.ones(net.GRID))
-
-    def dense_brush() -> Result:
-        return brush(mask=torch.ones(net.GRID))
-
-    edits = {"another word": (word, dense_word), "a stroke": (brush, dense_brush)}
+    edits = {"another word": word, "a stroke": brush}
+    everything = torch.ones(net.GRID)
     drawn = {"prompt": BEFORE, "image": painted, "strength": STRENGTH, **CALL}
     plain = {
         "another word": [lambda: dense(AFTER, **start), lambda: compiled(AFTER, **start)],
         "a stroke": [_img2img(dense, drawn), _img2img(compiled, drawn)],
     }
-    results = {name: (edit(), whole()) for name, (edit, whole) in edits.items()}
+    results = {name: (edit(), edit(mask=everything)) for name, edit in edits.items()}
     measurements = []
-    for name, (edit, _) in edits.items():
+    for name, edit in edits.items():
         step(f"emoji: {name}, {ROUNDS} rounds")
         runs = dict(zip(("dense", "compiled"), plain[name], strict=True)) | {"update": edit}
         times = medians(interleaved(runs, ROUNDS))
@@ -76,15 +71,10 @@ def demo_emoji(out: Path, step: Step) -> list[Measurement]:
         "before": [picture(first), painted],
         "dense": [picture(whole) for _, whole in results.values()],
         "edited": [picture(edit) for edit, _ in results.values()],
-        "mask": [_pixels(edit).float().expand(1, 3, -1, -1) for edit, _ in results.values()],
+        "mask": [_mask(edit).float().expand(1, 3, -1, -1) for edit, _ in results.values()],
     }
     panel({name: torch.cat(own) for name, own in rows.items()}, list(results), out / "emoji.png")
     return measurements
-
-
-def picture(result: Result) -> Tensor:
-    """float [1, 3, 64, 64] in 0..1"""
-    return torch.as_tensor(result.images)
 
 
 def _painted(before: Tensor) -> Tensor:
@@ -102,15 +92,13 @@ def _img2img(pipe: Any, call: dict[str, Any]) -> Callable[[], Any]:
     return lambda: own(**call, generator=torch.Generator().manual_seed(0))
 
 
-def _pixels(result: Result) -> Tensor:
-    """bool [64, 64]: the mask of an edit."""
-    mask = torch.as_tensor(result.mask)
-    own = mask if mask.dim() == 2 else mask.any(0)
-    return own.repeat_interleave(net.PATCH, 0).repeat_interleave(net.PATCH, 1)
+def _mask(edit: Result) -> Tensor:
+    assert edit.mask is not None
+    return pixels(edit.mask)
 
 
 def _measurement(name: str, edit: Result, whole: Result, times: dict[str, float]) -> Measurement:
-    mask, got, want = _pixels(edit), picture(edit), picture(whole)
+    mask, got, want = _mask(edit), picture(edit), picture(whole)
     assert edit.reports is not None
     report = edit.reports["unet"]
     return Measurement(

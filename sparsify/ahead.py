@@ -70,11 +70,8 @@ class Ahead:
     ) -> list[Any]:
         """The output of each step. Raises :class:`ConfigError` where a batch is not the steps."""
         _require_no_picture(program)
-        batch, clock, leaves = (
-            program.runtime.sidecar.batch,
-            clock_of(call.signature, call.leaves),
-            list[Any](),
-        )
+        batch, leaves = program.runtime.sidecar.batch, list[Any]()
+        clock = clock_of(call.signature, call.leaves)
         for place, leaf in enumerate(call.leaves):
             if place == clock:
                 leaves.append(_times([self._times[step] for step in steps], leaf, batch))

@@ -49,6 +49,12 @@ def distinct(values: Sequence[Tensor]) -> list[int]:
     return sizes
 
 
+def first_names(values: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of each value the name of the first that is one tensor with it, which may be its own."""
+    first = dict[Memory, str]()
+    return {name: first.setdefault(memory_of(value), name) for name, value in values.items()}
+
+
 def memory_of(tensor: Tensor) -> Memory:
     """Where it lies, and how: the same for two tensors that are one."""
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

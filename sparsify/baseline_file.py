@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, treespec_dumps, treespec_loads
 
-from .baseline import Baseline, Memory, in_own_memory, memory_of
+from .baseline import Baseline, first_names, in_own_memory
 from .codegen.errors import BaselineError
 from .signature import Signature, described
 from .state import Weights
@@ -28,13 +28,10 @@ def save_baseline(baseline: Baseline, path: str | Path) -> None:
     Values that share memory are written once. Raises :class:`BaselineError` for a call with
     arguments that are neither tensors nor numbers, strings, booleans or None.
     """
-    tensors: dict[str, Tensor] = {}
-    same, first = {}, dict[Memory, str]()
-    for name, value in baseline.fetched().items():
-        if known := first.get(memory_of(value)):
-            same[name] = known
-        else:
-            first[memory_of(value)], tensors[name] = name, value
+    values = baseline.fetched()
+    first = first_names(values)
+    same = {name: known for name, known in first.items() if name != known}
+    tensors = {name: value for name, value in values.items() if name not in same}
     for kind, leaves in (("input", baseline.inputs), ("output", baseline.outputs)):
         tensors |= {f"{kind}.{i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor)}
     if baseline.restricted_to is not None:

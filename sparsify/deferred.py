@@ -14,8 +14,7 @@ from .baseline import Baseline, Remote, distinct
 from .runtime import copied
 from .signature import Call
 
-Make = Callable[[], Baseline | None]
-"""Of a commit, which gives a baseline."""
+Make = Callable[[], Baseline]
 
 
 class Deferred(Remote):
@@ -34,9 +33,7 @@ class Deferred(Remote):
     def fetched(self) -> Mapping[str, Tensor]:
         with self._making:
             if self._make is not None:
-                made = self._make()
-                assert made is not None
-                self._made = made.fetched()
+                self._made = self._make().fetched()
                 self._make = None  # and with it the baseline that they are made from
             return self._made
 

@@ -16,7 +16,7 @@ from .attention import attention_to_changes
 from .baseline import Baseline
 from .changes import changed
 from .codegen.errors import ConfigError, SessionError, SignatureError, SparsifyWarning
-from .deferred import deferred
+from .deferred import Make, deferred
 from .finding import Finding, difference
 from .forecast import Forecaster, steps_of
 from .host import Host
@@ -24,7 +24,7 @@ from .masks import fitted
 from .plan import Plan
 from .program import Program
 from .run_report import RunReport
-from .runtime import copied
+from .runtime import copied, copy_of
 from .schedule import Schedule
 from .scope import SAME_SITES, Arrangement, Scope
 from .signature import Call
@@ -154,8 +154,8 @@ class Edits:
             if not self._defers:
                 return program.record(call)
             call, output = call.of(_own(call.leaves, baseline.inputs)), dense()
-            made = partial(_recorded, program, baseline, call)
-            return output, deferred(baseline, call, tree_leaves(output), made)
+            later: Make = partial(_recorded, program, baseline, call)
+            return output, deferred(baseline, call, tree_leaves(output), later)
         plan = self._with_changes(number, call)
         tables = program.plan(plan)
         if tables.is_empty:
@@ -287,14 +287,16 @@ def _recorded(program: Program, baseline: Baseline, call: Call) -> Baseline:
     return program.record(call)[1]
 
 
-def _committed(program: Program, baseline: Baseline, call: Call, plan: Plan) -> Baseline | None:
-    return program.update(baseline, call, plan, commit=True)[1]
+def _committed(program: Program, baseline: Baseline, call: Call, plan: Plan) -> Baseline:
+    _, new = program.update(baseline, call, plan, commit=True)
+    assert new is not None
+    return new
 
 
 def _own(new: Sequence[Any], old: Sequence[Any]) -> list[Any]:
     """Inputs that their owner may write to, for us to keep; recorded ones where they are equal."""
     pairs = zip(new, old, strict=True)
-    return [known if _is_known(own, known) else copied([own])[0] for own, known in pairs]
+    return [known if _is_known(own, known) else copy_of(own) for own, known in pairs]
 
 
 def _is_known(new: Any, old: Any) -> bool:

@@ -392,7 +392,11 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def copied(leaves: Sequence[Any]) -> list[Any]:
     """Independent of what the caller may write to later."""
-    return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return list(map(copy_of, leaves))
+
+
+def copy_of(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _own(value: Any, foreign: set[int]) -> Any:

@@ -130,7 +130,8 @@ class Session:
             )
         finding = None
         if after is not None:
-            _require_findable(self, schedule, after, margin)
+            require_findable(schedule, after, margin)
+            _require_not_exact(self, after)
             finding = Finding(after, margin, _ways(self, find))
         is_found = mask is None and finding is not None
         scope = Scope([] if is_found else _plans(mask), finding)
@@ -220,8 +221,11 @@ def _ways(session: Session, find: Find) -> tuple[Way, ...]:
     return ways
 
 
-def require_output(schedule: Schedule | None, after: int) -> None:
-    """Raises :class:`ConfigError` for a schedule that reuses a part beside a mask that is found."""
+def require_findable(schedule: Schedule | None, after: int, margin: int) -> None:
+    """Raises :class:`ConfigError` for numbers that cannot be, and for a schedule that reuses a part
+    beside a mask that is found."""
+    if after < 1 or margin < 0:
+        raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
     if schedule is not None and schedule.part is not None:
         raise ConfigError(
             f"after={after}: steps that find the mask compute all sites, of which no step can take "
@@ -229,10 +233,7 @@ def require_output(schedule: Schedule | None, after: int) -> None:
         )
 
 
-def _require_findable(session: Session, schedule: Schedule | None, after: int, margin: int) -> None:
-    if after < 1 or margin < 0:
-        raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
-    require_output(schedule, after)
+def _require_not_exact(session: Session, after: int) -> None:
     program = session.module.program_of(session.calls[0])
     if program.config.policy == "exact":
         raise ConfigError(

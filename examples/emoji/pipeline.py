@@ -37,6 +37,17 @@ class Patches(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is no
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
+def picture(output: Any) -> Tensor:
+    """float [1, 3, 64, 64] in 0..1, of what a call with ``output_type="pt"`` gave."""
+    return torch.as_tensor(output.images)
+
+
+def pixels(mask: Tensor) -> Tensor:
+    """bool [64, 64], of latents [32, 32] or [N, 32, 32]."""
+    own = mask if mask.dim() == 2 else mask.any(0)
+    return own.repeat_interleave(net.PATCH, 0).repeat_interleave(net.PATCH, 1)
+
+
 def pipeline(model: net.Model | None = None) -> StableDiffusionPipeline:
     """Of a model, by default the trained one: pictures of 64 x 64 pixels."""
     unet, text_encoder, tokenizer = model or net.load()

@@ -4,21 +4,21 @@ captured runs as it is."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ..baseline import Baseline
 from ..codegen.errors import CaptureError, GridError, SparsifyWarning
 from ..editing import Edits
-from ..runtime import copied
+from ..runtime import copied, copy_of
 from ..scope import Scope
 from ..session import Recording, Session
 from ..signature import Call
-from .lattice import for_frames, resized
+from .lattice import blended, for_frames, resized
 from .trail import EditedTrail
 
 
@@ -38,16 +38,23 @@ class Outputs:
 
     def keep(self, call: Call, output: Any) -> Any:
         """Returns ``output``, to which its owner may write."""
-        self.calls.append(Decoded(call.leaves[0].clone(), _copied(output)))
+        self.calls.append(Decoded(call.leaves[0].clone(), tree_map(copy_of, output)))
         return output
 
 
-def decoded(own: Session | Outputs) -> Decoded | None:
-    """The first call of a decoder; None if there was none."""
-    if not own.calls:
-        return None
-    first = own.calls[0]
-    return first if isinstance(first, Decoded) else Decoded(first.inputs[0], first.outputs[0])
+def first_decoded(
+    sessions: Mapping[str, Session | Outputs], decoders: Iterable[str]
+) -> tuple[str, Decoded] | None:
+    """The name of a decoder that was called, and its first call; None if none was."""
+    for name in sorted(decoders):
+        own = sessions.get(name)
+        if own is None or not own.calls:
+            continue
+        first = own.calls[0]
+        if isinstance(first, Baseline):
+            first = Decoded(first.inputs[0], first.outputs[0])
+        return name, first
+    return None
 
 
 class RecordingOrDense(Recording):
@@ -130,9 +137,4 @@ def _blended(mask: Tensor, new: Any, old: Any) -> Any:
     if not isinstance(new, Tensor) or new.dim() < 4 or new.shape != old.shape:
         return new
     inside = for_frames(resized(mask, (new.shape[-2], new.shape[-1])), len(new))
-    shape = *inside.shape[:-2], *[1] * (new.dim() - 3), *inside.shape[-2:]
-    return torch.where(inside.reshape(shape).to(new.device), new, old)
-
-
-def _copied(output: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
+    return blended(inside, new, old)

@@ -22,15 +22,37 @@ from ..program import Program
 from ..run_report import RunReport
 from ..schedule import Schedule
 from ..scope import Scope
-from ..session import Session, require_output
+from ..session import Session, require_findable
 from .clean import require_clean
-from .decoders import DecoderEdits, DenseEdits, Outputs, decoded
+from .decoders import DecoderEdits, DenseEdits, Outputs, first_decoded
 from .lattice import Lattice, arrangement_of, for_items
 from .parts import Parts
 from .prompts import changed_words
 from .result import Result
 from .steps import Predicted
 from .trail import Begin, EditedTrail, Trail
+
+
+class Found(BaseException):
+    """A preview is over. No pipeline catches it."""
+
+
+class PictureScope(Scope):
+    """Of one mask for each of so many ``pictures``, whose halves of guidance share it."""
+
+    pictures: int
+
+    def find(self) -> None:
+        super().find()
+        self._found = for_items(self.mask, self.pictures)
+
+
+class Preview(PictureScope):
+    """Ends the run once it is found."""
+
+    def find(self) -> None:
+        super().find()
+        raise Found
 
 
 class Edit:
@@ -62,8 +84,10 @@ class Edit:
         self._pipe, self.previous, self.arguments = pipe, previous, arguments
         self._parts, self._config = parts, config
         self._schedule, self._keep = schedule, keep
-        self._decoded = _decoded(previous, parts)
-        self.lattice = Lattice.of(previous.trail.latents[-1].shape, self._decoded)
+        self.decoded = first_decoded(previous.sessions, parts.decoders)
+        """By which decoder, if there was one."""
+        self._given = None if self.decoded is None else self.decoded[1].given.shape
+        self.lattice = Lattice.of(previous.trail.latents[-1].shape, self._given)
         self.modes: Mapping[str, Mode] = {}
 
     @property
@@ -86,7 +110,7 @@ class Edit:
         after: int | None,
         margin: int,
         start: int = 0,
-        kind: type[PictureScope] | None = None,
+        kind: type[PictureScope] = PictureScope,
         find: Find = "latents",
     ) -> Scope:
         """Where ``masks`` say, and where ``after`` steps tell: by default a fifth of them, if there
@@ -104,19 +128,17 @@ class Edit:
             self._require_findable(after, margin, self.previous.trail.steps - start)
         plans = [self._plan(own) for own in masks]
         finding = None if after is None else self._finding(after, margin, ways)
-        scope = (kind or PictureScope)(plans, finding, start, takes_recorded=True)
+        scope = kind(plans, finding, start, takes_recorded=True)
         scope.pictures = len(self.previous.trail.latents[-1])
         return scope
 
     def _require_findable(self, after: int, margin: int, steps: int) -> None:
-        if after < 1 or margin < 0:
-            raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+        require_findable(self._schedule, after, margin)
         if after >= steps:
             raise ConfigError(
                 f"after={after}: {steps} steps are made, and none is left for what they find: give "
                 "a mask"
             )
-        require_output(self._schedule, after)
 
     def _plan(self, mask: MaskLike) -> Plan:
         """In the sites of the latents."""
@@ -165,12 +187,12 @@ class Edit:
                 stacklevel=3,
             )
         sessions = {name: _kept(mode) for name, mode in self.modes.items()} if self._keep else {}
-        trail = self.trail if self._keep else Trail()
+        trail = Trail(self.trail.times, self.trail.latents) if self._keep else Trail()
         return Result(
             output,
             self.arguments,
             sessions,
-            Trail(trail.times, trail.latents),
+            trail,
             self.previous.randomness,
             self.previous.first_steps,
             self._scope.mask if known else None,
@@ -186,7 +208,7 @@ class Edit:
             return DenseEdits(own, self._scope, self.trail)
         is_stepped = name not in self._parts.decoders
         sites = arrangement_of(
-            self.lattice, self._decoded, own.calls[0].grid, self._config.dilation, is_stepped
+            self.lattice, self._given, own.calls[0].grid, self._config.dilation, is_stepped
         )
         schedule = self._schedule if is_stepped else None
         kept = own.no_calls(schedule) if self._keep else None
@@ -198,37 +220,8 @@ class Edit:
         return mode
 
 
-class Found(BaseException):
-    """A preview is over. No pipeline catches it."""
-
-
-class PictureScope(Scope):
-    """Of one mask for each of so many ``pictures``, whose halves of guidance share it."""
-
-    pictures: int
-
-    def find(self) -> None:
-        super().find()
-        self._found = for_items(self.mask, self.pictures)
-
-
-class Preview(PictureScope):
-    """Ends the run once it is found."""
-
-    def find(self) -> None:
-        super().find()
-        raise Found
-
-
 def _kept(mode: Mode) -> Session | Outputs:
     if isinstance(mode, DenseEdits):
         return mode.kept
     assert isinstance(mode, Edits) and mode.kept is not None
     return Session(mode.host, mode.kept)
-
-
-def _decoded(previous: Result, parts: Parts) -> Sequence[int] | None:
-    """The shape of what a decoder was given."""
-    sessions = (previous.sessions.get(name) for name in sorted(parts.decoders))
-    known = [one for own in sessions if own is not None and (one := decoded(own)) is not None]
-    return known[0].given.shape if known else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Any, cast
 
 from torch import Tensor
 
+from ..closing import Closing
 from ..codegen.errors import ConfigError, SessionError, SignatureError
 from ..config import SparsifyConfig
 from ..finding import Find
@@ -18,9 +18,8 @@ from ..masks import MaskLike
 from ..schedule import Schedule
 from ..session import Recording, Session
 from ..store import BaselineStore, Calls
-from .decoders import RecordingOrDense, decoded, kept_of
+from .decoders import RecordingOrDense, kept_of
 from .edit import Edit, Found, Preview
-from .lattice import Lattice
 from .painting import Painting
 from .parts import Parts
 from .randomness import Randomness, restored, saved
@@ -33,7 +32,7 @@ STRENGTH = 0.6
 """Of a painted picture: the share of the steps that are made anew."""
 
 
-class Editor:
+class Editor(Closing):
     """A diffusers pipeline with a memory: calling it is calling the pipeline, and what it returns
     can be edited.
 
@@ -61,20 +60,10 @@ class Editor:
         denoiser, and :class:`ConfigError`."""
         self._config, self._store = SparsifyConfig.of(config, overrides), store
         self._pipe, self.parts = pipe, Parts(pipe, self._config)
+        self._signature = inspect.signature(type(pipe).__call__)
 
     def __repr__(self) -> str:
         return f"<Editor of a {type(self._pipe).__name__}: {', '.join(self.parts)}>"
-
-    def __enter__(self) -> Editor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """The pipeline is as it was before. Results can still be looked at."""
@@ -83,7 +72,7 @@ class Editor:
     def __call__(self, *args: Any, schedule: Schedule | None = None, **kwargs: Any) -> Result:
         """Runs the pipeline and records the run; by a ``schedule``, that of the denoisers. Raises
         :class:`StoreError` at the first call of a model that the store has no room for."""
-        arguments = _bound(self._pipe, args, kwargs)
+        arguments = self._bound(args, kwargs)
         kept, randomness, run = saved(arguments), Randomness.now(), Run()
         modes = {name: self._recording(name, arguments, schedule, run) for name in self.parts}
         run.decoders = [mode for mode in modes.values() if isinstance(mode, RecordingOrDense)]
@@ -129,12 +118,12 @@ class Editor:
         changed, and :class:`StoreError`.
         """
         changes, own = self._divided(changes, image=image, strength=strength)
-        painting = self._painting(previous, own["image"])
+        edit = self._begun(previous, changes, schedule, keep)
+        painting = self._painting(edit, own["image"])
         strength = STRENGTH if painting is not None and strength is None else own["strength"]
         start = 0 if strength is None else _start(previous.trail, strength)
         if mask is None and painting is not None:
             mask = painting.mask
-        edit = self._begun(previous, changes, schedule, keep)
         scope = edit.scope(_listed(mask), after, margin, start, find=find)
         edit.begin(scope, None if painting is None else painting.begun)
         return edit.result(self._again(edit))
@@ -160,6 +149,18 @@ class Editor:
             self._again(edit)
         return scope.mask
 
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name. Raises :class:`SignatureError`."""
+        try:
+            arguments = self._signature.bind_partial(self._pipe, *args, **kwargs).arguments
+        except TypeError as error:
+            raise SignatureError(f"{type(self._pipe).__name__}: {error}") from None
+        del arguments[next(iter(self._signature.parameters))]
+        for own in self._signature.parameters.values():
+            if own.kind is own.VAR_KEYWORD:
+                arguments |= arguments.pop(own.name, {})
+        return arguments
+
     def _recording(
         self, name: str, arguments: Mapping[str, Any], schedule: Schedule | None, run: Run
     ) -> Recording:
@@ -173,7 +174,7 @@ class Editor:
 
     def _expected(self, arguments: Mapping[str, Any]) -> int | None:
         """At least so many calls of a denoiser; None where arguments make it fewer steps."""
-        known = inspect.signature(type(self._pipe).__call__).parameters
+        known = self._signature.parameters
         others = arguments.keys() & {"strength", "timesteps", "sigmas", "denoising_end"}
         if others or "strength" in known or len(self.parts.keys() - self.parts.decoders) > 1:
             return None
@@ -217,14 +218,14 @@ class Editor:
         """The changes of the pipeline's arguments, with those of the ``given`` ones that it takes;
         and the others, or None."""
         changes = self._named(changes)
-        takes = inspect.signature(type(self._pipe).__call__).parameters
+        takes = self._signature.parameters
         own = {name: None if name in takes else value for name, value in given.items()}
         theirs = {n: value for n, value in given.items() if n in takes and value is not None}
         return {**changes, **theirs}, own
 
     def _named(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Raises :class:`SignatureError` for what the pipeline would leave unread, as some do."""
-        takes = inspect.signature(type(self._pipe).__call__).parameters.values()
+        takes = self._signature.parameters.values()
         names = [own.name for own in takes if own.kind is not own.VAR_KEYWORD][1:]
         for name in changes:
             if name not in names:
@@ -233,28 +234,16 @@ class Editor:
                 )
         return dict(changes)
 
-    def _painting(self, previous: Result, image: Any) -> Painting | None:
+    def _painting(self, edit: Edit, image: Any) -> Painting | None:
         if image is None:
             return None
-        for name in sorted(self.parts.decoders):
-            known = decoded(previous.sessions[name]) if name in previous.sessions else None
-            if known is not None:
-                lattice = Lattice.of(previous.trail.latents[-1].shape, known.given.shape)
-                return Painting(self._pipe, self.parts[name], lattice, previous.trail, known, image)
-        raise SessionError("this result has no picture that a decoder made: nothing to paint on")
-
-
-def _bound(pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """By name. Raises :class:`SignatureError`."""
-    signature = inspect.signature(type(pipe).__call__)
-    try:
-        arguments = dict(signature.bind_partial(pipe, *args, **kwargs).arguments)
-    except TypeError as error:
-        raise SignatureError(f"{type(pipe).__name__}: {error}") from None
-    del arguments[next(iter(signature.parameters))]
-    kinds = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
-    more = {key: value for name in kinds for key, value in arguments.pop(name, {}).items()}
-    return arguments | more
+        if edit.decoded is None:
+            raise SessionError(
+                "this result has no picture that a decoder made: nothing to paint on"
+            )
+        name, known = edit.decoded
+        recorded = edit.previous.trail
+        return Painting(self._pipe, self.parts[name], edit.lattice, recorded, known, image)
 
 
 def _start(trail: Trail, strength: float) -> int:

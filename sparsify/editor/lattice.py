@@ -56,12 +56,11 @@ class Lattice:
 
     def blended(self, mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
         """Latents ``new`` inside ``mask`` and ``old`` outside."""
-        inside = for_items(mask, len(new)).to(new.device)
+        inside = for_items(mask, len(new))
         if not self.is_packed:
-            more = new.dim() - 3
-            return new.where(inside[(..., *[None] * more, slice(None), slice(None))], old)
+            return blended(inside, new, old)
         inside = inside[..., None, :, :].expand(*inside.shape[:-2], self.frames, *self.grid)
-        return new.where(inside.flatten(-3)[..., None], old)
+        return new.where(inside.flatten(-3)[..., None].to(new.device), old)
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,12 @@ def arrangement_of(
     return Row(lattice, tokens, dilation(tokens.grid))
 
 
+def blended(inside: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """[N, ..., H, W]: ``new`` inside, and ``old`` outside of bool [H, W] or [N, H, W]."""
+    shape = *inside.shape[:-2], *[1] * (new.dim() - 3), *inside.shape[-2:]
+    return new.where(inside.reshape(shape).to(new.device), old)
+
+
 def resized(mask: Tensor, grid: Grid) -> Tensor:
     """bool [..., H, W]: the sites of a ``grid`` that a marked one of another grid touches."""
     if mask.shape[-2:] == grid:
@@ -144,7 +149,6 @@ def for_items(mask: Tensor, items: int) -> Tensor:
 def for_frames(mask: Tensor, items: int) -> Tensor:
     """[H, W], or [M, H, W] for ``items``. A decoder may be given frames in chunks, of which nothing
     tells whose they are: all follow what any mask marks, and have recorded latents elsewhere."""
-    halves = len(mask) == 2 * items if mask.dim() == 3 else False
-    if mask.dim() == 2 or len(mask) == items or halves:
+    if mask.dim() == 2 or len(mask) in (items, 2 * items):
         return for_items(mask, items)
     return mask.any(0)

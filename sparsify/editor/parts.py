@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from torch import nn
 
+from ..closing import Closing
 from ..codegen.errors import ModelError
 from ..config import SparsifyConfig
 from ..forecast import CLOCKS
@@ -20,7 +20,7 @@ ROW = (1, -1)
 stands behind them, is known once a run was recorded (:mod:`.lattice`)."""
 
 
-class Parts(Mapping[str, SparseModule]):
+class Parts(Mapping[str, SparseModule], Closing):
     """The sparse models of a pipeline, by the names of its components, until they are closed."""
 
     def __init__(self, pipe: Any, config: SparsifyConfig) -> None:
@@ -57,17 +57,6 @@ class Parts(Mapping[str, SparseModule]):
 
     def __len__(self) -> int:
         return len(self._sparse)
-
-    def __enter__(self) -> Parts:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """The pipeline has its own models again; what was put in their place since stays there."""

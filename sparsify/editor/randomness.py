@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
+from ..runtime import copy_of
+
 
 @dataclass(frozen=True, eq=False)
 class SavedGenerator:
@@ -56,7 +58,7 @@ def saved(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _saved(leaf: Any) -> Any:
     if isinstance(leaf, torch.Generator):
         return SavedGenerator(leaf.device, leaf.get_state())
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+    return copy_of(leaf)
 
 
 def restored(arguments: Mapping[str, Any]) -> dict[str, Any]:

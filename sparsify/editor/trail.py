@@ -34,10 +34,6 @@ class Trail:
         """The two calls of a second-order solver share a timestep, and count as one step."""
         return numbered(self.times)[-1] + 1 if self.times else 0
 
-    def before(self, step: int) -> int:
-        """The place of the latents that ``step`` begins with."""
-        return numbered(self.times).index(step) - 1
-
 
 class EditedTrail(Trail):
     """Of an edited run: outside of the mask it goes through the recorded latents."""
@@ -62,7 +58,7 @@ class EditedTrail(Trail):
         step, old = self._steps[number], self._recorded.latents[number]
         if step < scope.start:
             latents = old.clone()
-            if number == self._recorded.before(scope.start) and self._begin is not None:
+            if self._steps[number + 1] == scope.start and self._begin is not None:
                 begun = self._begin(self._recorded.times[number + 1], old)
                 latents = self._inside(begun, old, scope.start)
         elif scope.is_known and not self.is_exact:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..baseline import Memory, Remote, memory_of
+from ..baseline import Remote, first_names
 from .budgets import DEVICE, HOST, Item
 from .places import CLOSED, Arriving, AsMade, Place, pinned_bytes
 from .values_file import Tensors
@@ -32,10 +32,8 @@ class Entry(Item):
     @staticmethod
     def of(values: Mapping[str, Tensor]) -> Entry:
         """Where they were made."""
-        names, tensors, first = {}, Tensors(), dict[Memory, str]()
-        for name, value in values.items():
-            names[name] = known = first.setdefault(memory_of(value), name)
-            tensors.setdefault(known, value)
+        names = first_names(values)
+        tensors = {name: value for name, value in values.items() if names[name] == name}
         size = sum(tensor.nbytes for tensor in tensors.values())
         is_on_host = all(tensor.device.type == "cpu" for tensor in tensors.values())
         return Entry(

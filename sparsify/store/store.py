@@ -14,6 +14,7 @@ from threading import RLock
 from typing import Any
 
 from ..baseline import Baseline
+from ..closing import Closing
 from ..codegen.errors import ConfigError, StoreError
 from ..schedule import Schedule
 from ..words import bytes_of, size_for, size_of
@@ -26,7 +27,7 @@ Budget = int | str | None
 """Bytes, or text such as "4 GiB"; None is no limit, 0 no such tier."""
 
 
-class BaselineStore:
+class BaselineStore(Closing):
     """Where sessions keep what they record: in the memory of the ``device``, in that of the
     ``host``, on ``disk``, in each up to a budget. What was not used for longest moves down to make
     room, and nothing moves up: calls are read in turn, so what would have to make room for one is
@@ -68,12 +69,6 @@ class BaselineStore:
     def __repr__(self) -> str:
         used = zip(TIERS, self.used.values(), self.budgets, strict=True)
         return f"<BaselineStore: {', '.join(_of(*one) for one in used if one[2])}>"
-
-    def __enter__(self) -> BaselineStore:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     @property
     def used(self) -> dict[str, int]:
