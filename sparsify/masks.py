@@ -14,7 +14,8 @@ negative numbers and NaN, several channels, channels last, other sizes and numbe
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,20 @@ Picture: TypeAlias = Tensor | npt.NDArray[Any] | Image
 MaskLike: TypeAlias = Picture
 """What :func:`as_mask` takes."""
 
+_T = TypeVar("_T")
+
 HINT = "bool [H, W] or [N, H, W], as `difference_mask(before, after)` makes it"
+
+
+def by_step(masks: _T | Sequence[_T] | None) -> list[_T]:
+    """One for each step, one for all, or none. Raises :class:`MaskError` for an empty list."""
+    if masks is None:
+        return []
+    if not isinstance(masks, list | tuple):
+        return [cast(_T, masks)]
+    if not masks:
+        raise MaskError("the list of masks is empty: give one for each step")
+    return list(masks)
 
 
 def difference_mask(before: Picture, after: Picture, threshold: float = 1 / 255) -> Tensor:

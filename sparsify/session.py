@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from .attention import require_words
 from .baseline import Baseline
-from .codegen.errors import ConfigError, MaskError, SessionError, SparsifyWarning
+from .codegen.errors import ConfigError, SessionError, SparsifyWarning
 from .editing import Edits
 from .finding import Find, Finding, Way, ways_of
 from .forecast import Forecaster
 from .host import Host
-from .masks import MaskLike
+from .masks import MaskLike, by_step
 from .plan import Plan
 from .schedule import Schedule
 from .scope import Scope
@@ -130,8 +130,8 @@ class Session:
             )
         finding = None
         if after is not None:
-            require_findable(schedule, after, margin)
-            _require_not_exact(self, after)
+            program = self.module.program_of(self.calls[0])
+            require_findable(schedule, after, margin, program.config.policy == "exact")
             finding = Finding(after, margin, _ways(self, find))
         is_found = mask is None and finding is not None
         scope = Scope([] if is_found else _plans(mask), finding)
@@ -202,11 +202,8 @@ class Recording:
 
 
 def _plans(mask: MaskLike | Plan | Sequence[MaskLike] | None) -> list[Plan]:
-    if not isinstance(mask, list | tuple):
-        return [Plan.of(cast("MaskLike | Plan | None", mask))]
-    if not mask:
-        raise MaskError("the list of masks is empty: give one for each step")
-    return [Plan.of(own) for own in mask]
+    masks: list[MaskLike | Plan] = by_step(mask)
+    return [Plan.of(own) for own in masks] or [Plan.of(None)]
 
 
 def _ways(session: Session, find: Find) -> tuple[Way, ...]:
@@ -221,22 +218,19 @@ def _ways(session: Session, find: Find) -> tuple[Way, ...]:
     return ways
 
 
-def require_findable(schedule: Schedule | None, after: int, margin: int) -> None:
-    """Raises :class:`ConfigError` for numbers that cannot be, and for a schedule that reuses a part
-    beside a mask that is found."""
+def require_findable(schedule: Schedule | None, after: int, margin: int, is_exact: bool) -> None:
+    """Raises :class:`ConfigError` for numbers that cannot be, under policy "exact", and for a
+    schedule that reuses a part beside a mask that is found."""
     if after < 1 or margin < 0:
         raise ConfigError(f"after={after}, margin={margin}: at least 1 step, and 0 sites")
+    if is_exact:
+        raise ConfigError(
+            f"after={after}: under policy 'exact' all that differs is edited, and a mask that is "
+            "found leaves out the least of it: take policy 'fixed', or give a mask, "
+            "torch.ones(height, width, dtype=torch.bool) for all of it"
+        )
     if schedule is not None and schedule.part is not None:
         raise ConfigError(
             f"after={after}: steps that find the mask compute all sites, of which no step can take "
             f"over {schedule.part!r} at active ones: edit by a schedule that reuses the output"
-        )
-
-
-def _require_not_exact(session: Session, after: int) -> None:
-    program = session.module.program_of(session.calls[0])
-    if program.config.policy == "exact":
-        raise ConfigError(
-            f"after={after}: under policy 'exact' all that differs is edited, and a mask that is "
-            "found leaves out the least of it: take policy 'fixed'"
         )

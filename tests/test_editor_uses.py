@@ -269,6 +269,8 @@ def test_what_cannot_be_edited_is_refused_by_name(editor: Editor, pipe: Any) -> 
         editor.edit(first, mask=mask, num_inference_steps=2)
     with pytest.raises(MaskError, match="3 channels"):
         editor.edit(first, mask=torch.ones(1, 3, 32, 32))
+    with pytest.raises(MaskError, match="list of masks is empty"):
+        editor.edit(first, mask=[])
     with pytest.raises(SessionError, match="'transformer'"):
         editor.edit(Editor(CASES["sd3"].build(), backend="eager")(**seeded("sd3")))
     other = CASES["sd"].build()
@@ -276,8 +278,10 @@ def test_what_cannot_be_edited_is_refused_by_name(editor: Editor, pipe: Any) -> 
     with pytest.raises(BaselineError, match=r"weights changed|another model"):
         Editor(other, backend="eager", dilate=1).edit(first, mask=mask)
     exact = Editor(CASES["sd"].build(), backend="eager", policy="exact")
-    with pytest.raises(ConfigError, match="no mask can be found"):
-        exact.edit(exact(**seeded("sd")), **OTHER)
+    dense = exact(**seeded("sd"))
+    for after in (None, 2):  # with a mask beside it, or without
+        with pytest.raises(ConfigError, match="under policy 'exact'"):
+            exact.edit(dense, mask=None if after is None else mask, after=after, **OTHER)
 
 
 def live_bytes() -> int:

@@ -56,12 +56,17 @@ def main(
     out: Annotated[Path, typer.Option(help="For samples and the checkpoint.")] = Path(
         "build/emoji"
     ),
+    more: Annotated[bool, typer.Option(help="Start from the weights that there are.")] = False,
 ) -> None:
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     pictures, prompts = emoji()
     tokenizer = net.tokenizer(prompts)
     model = Trained(net.unet(), net.text_encoder(tokenizer)).to(memory_format=torch.channels_last)
+    if more:
+        trained = net.load()
+        model.unet.load_state_dict(trained.unet.state_dict())
+        model.text_encoder.load_state_dict(trained.text_encoder.state_dict())
     mean = deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.99), fused=True)
     done, checkpoint = 0, out / "checkpoint.pt"

@@ -118,11 +118,6 @@ class Edit:
         :class:`MaskError`."""
         ways = ways_of(find)
         if after is None and (not masks or find != "latents"):
-            if self.is_exact:
-                raise ConfigError(
-                    "under policy 'exact' no mask can be found, for all that differs is edited: "
-                    "give a mask, torch.ones(height, width, dtype=torch.bool) for all of it"
-                )
             after = max(1, round((self.previous.trail.steps - start) / 5))
         if after is not None:
             self._require_findable(after, margin, self.previous.trail.steps - start)
@@ -133,7 +128,7 @@ class Edit:
         return scope
 
     def _require_findable(self, after: int, margin: int, steps: int) -> None:
-        require_findable(self._schedule, after, margin)
+        require_findable(self._schedule, after, margin, self.is_exact)
         if after >= steps:
             raise ConfigError(
                 f"after={after}: {steps} steps are made, and none is left for what they find: give "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from ..codegen.errors import ConfigError, SessionError, SignatureError
 from ..config import SparsifyConfig
 from ..finding import Find
 from ..host import Mode
-from ..masks import MaskLike
+from ..masks import MaskLike, by_step
 from ..schedule import Schedule
 from ..session import Recording, Session
 from ..store import BaselineStore, Calls
@@ -124,7 +124,7 @@ class Editor(Closing):
         start = 0 if strength is None else _start(previous.trail, strength)
         if mask is None and painting is not None:
             mask = painting.mask
-        scope = edit.scope(_listed(mask), after, margin, start, find=find)
+        scope = edit.scope(by_step(mask), after, margin, start, find=find)
         edit.begin(scope, None if painting is None else painting.begun)
         return edit.result(self._again(edit))
 
@@ -251,9 +251,3 @@ def _start(trail: Trail, strength: float) -> int:
     if not 0 < strength <= 1:
         raise ConfigError(f"strength={strength}: a share of the steps, above 0 and at most 1")
     return trail.steps - max(1, int(trail.steps * strength))
-
-
-def _listed(mask: MaskLike | Sequence[MaskLike] | None) -> list[MaskLike]:
-    if mask is None:
-        return []
-    return list(mask) if isinstance(mask, list | tuple) else [cast(MaskLike, mask)]
