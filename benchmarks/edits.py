@@ -88,9 +88,10 @@ class Runs:
         return self.editor.edit(first, prompt=prompt, after=after, schedule=schedule, keep=False)
 
     def _schedule(self, after: int, calls: int) -> Schedule:
-        """The steps that find the mask, and others as far apart as the number of calls asks."""
+        """The steps that find the mask, and as many later ones as there are ``calls``, all as far
+        apart: a forecast from steps side by side would reach too far."""
         steps, rest = self.options.steps, calls - after
-        later = (after + round(i * (steps - 1 - after) / max(rest - 1, 1)) for i in range(rest))
+        later = (after - 1 + round((i + 1) * (steps - after) / rest) for i in range(rest))
         return Schedule.at({*range(after), *later}, steps, order=1)
 
     def _call(self, prompt: str) -> dict[str, Any]:
