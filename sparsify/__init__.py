@@ -30,6 +30,7 @@ from .report import Report
 from .schedule import Schedule
 from .session import Session
 from .store import BaselineStore
+from .weights import SparseWeights
 
 __all__ = [
     "Baseline",
@@ -53,6 +54,7 @@ __all__ = [
     "SessionError",
     "SignatureError",
     "SparseModule",
+    "SparseWeights",
     "SparsifyConfig",
     "SparsifyError",
     "SparsifyWarning",

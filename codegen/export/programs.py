@@ -20,6 +20,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental import _config as symbolic_config
 
 from ..errors import ExportError
+from ..nm import make_stock
 from ..operators import export
 from ..prepack import make_plain
 from ..tracing import alone
@@ -67,6 +68,7 @@ def pure(
     results: Any = module.graph.output_node().args[0]
     graph.output(tuple(_contiguous(graph, copies[node]) for node in results))
     make_plain(graph)
+    make_stock(graph)
     graph.eliminate_dead_code()
     names = _read(graph, names)
     taken = _read(graph, {node: weight for weight, node in by_name.items()})
