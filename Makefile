@@ -36,7 +36,7 @@ INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse bench-edits bench-store coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse bench-edits bench-store bench-weights coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit an emoji, a terrain and a photograph, dense against update -> demo_out/"
@@ -49,6 +49,7 @@ help:
 	@echo "make bench-reuse  what steps take over from others, in four parts -> docs/benchmarks"
 	@echo "make bench-edits  edits of prompts on a trained pipeline, against dense -> docs/benchmarks"
 	@echo "make bench-store  edits of a run whose values lie on disk, against memory -> docs/benchmarks"
+	@echo "make bench-weights  products with weights that keep N of M inputs -> docs/benchmarks"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
 	@echo "                whole networks in every format"
@@ -101,6 +102,10 @@ bench-edits: $(READY)
 bench-store: $(READY)
 	@echo "==> benchmark of the store"
 	@$(BIN)/python -m benchmarks.store $(BENCH)
+
+bench-weights: $(READY)
+	@echo "==> benchmark of sparse weights"
+	@$(TIMED) $(BIN)/python -m benchmarks.weights $(BENCH)
 
 coverage: $(READY)
 	@echo "==> coverage"

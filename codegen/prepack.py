@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph
 
+from .gather_matmul.formats import LISTED as LISTED
 from .gather_matmul.formats import PLAIN as PLAIN
 from .gather_matmul.formats import named
 
@@ -34,6 +35,11 @@ def prepack_conv(
 
 PREPACKS = (prepack_linear, prepack_conv)
 """What reads their results takes the same ``format``."""
+
+
+def listed(n: int, m: int) -> str:
+    """The format of a weight of which 16 consecutive outputs keep ``n`` of each ``m`` inputs."""
+    return LISTED.replace("n", str(n)).replace("m", str(m))
 
 
 def fits(format: str, device: torch.device, dtype: torch.dtype, width: int, groups: int) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from . import tables
 from .gather_matmul.formats import PLAIN, named
 from .gather_matmul.reference import reference
+from .geometry import Pair, Window
 from .operators import declare, exporting
-from .ops import overlay_halo
+from .ops import overlay_halo, unpack
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, format: str) -> Tensor:
@@ -63,3 +67,46 @@ def gather_conv(
         return reference(rows, kernel_map, weight, bias).transpose(1, 2)
     out: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias, format)
     return out.transpose(1, 2)
+
+
+def whole_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: tuple[Pair, ...], *, format: str
+) -> Tensor:
+    """conv2d of a whole map [N, C, H, W] -> [N, C_out, H', W'].
+
+    ``window`` has the fields of :class:`.Window`; the weight is from ``prepack_linear`` if it has
+    one tap that reads each site, else from ``prepack_conv``.
+    """
+    _, out_grid, kernel, stride, padding, dilation = window
+    rows = x.flatten(2)
+    if reads_own(window):
+        out = packed_linear(rows, weight, bias, format=format)
+    elif format == PLAIN:
+        taps = weight[0].unflatten(0, (*kernel, -1)).permute(3, 2, 0, 1)
+        result: Tensor = torch.nn.functional.conv2d(x, taps, bias, stride, padding, dilation)
+        return result
+    else:
+        sites = torch.ops.sparsify.window_map(*window)
+        out = gather_conv(rows, None, sites, weight, bias, format=format)
+    return unpack(out, *out_grid)
+
+
+def reads_own(window: tuple[Pair, ...]) -> bool:
+    """Does each site read itself alone?"""
+    in_grid, out_grid, kernel, stride, padding, _ = window
+    return in_grid == out_grid and (*kernel, *stride, *padding) == (1, 1, 1, 1, 0, 0)
+
+
+def _window_map(*window: Pair) -> Tensor:
+    own: Any = (tuple(one) for one in window)
+    sites: Tensor = tables.kernel_map(Window(*own), None, None)[0]
+    return sites
+
+
+def _window_map_fake(*window: Pair) -> Tensor:
+    (_, (height, width), (rows, columns), *_) = window
+    return torch.empty((height * width, rows * columns), dtype=torch.int64)
+
+
+_GRIDS = "int[] in_grid, int[] out_grid, int[] kernel, int[] stride, int[] padding, int[] dilation"
+declare("window_map", f"({_GRIDS}) -> Tensor", _window_map, _window_map_fake)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from .base import Pass
 from .evaluate import device_of
 from .facts import ANYWHERE, note
+from .kept import kept_of
 from .rules.base import is_pure
 
 
@@ -23,7 +24,7 @@ class Constants(Pass):
     in another stage each run would compute them, and each baseline keep them.
 
     Weights and their views, which cost nothing, belong to every stage, and so do results of the
-    model, which are the caller's.
+    model, which are the caller's. Of weights with N:M sparsity it notes what they keep.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("canonical",)
@@ -38,7 +39,7 @@ class Constants(Pass):
                     weights |= _memory(value)
                 is_result = any(user.op == "output" for user in node.users)
                 is_free = is_result or node.op == "get_attr" or bool(_memory(value) & weights)
-                note(node, stage=ANYWHERE if is_free else "constants")
+                note(node, stage=ANYWHERE if is_free else "constants", kept=kept_of(node))
         return module
 
 

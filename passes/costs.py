@@ -16,8 +16,18 @@ from .facts import facts, is_constant, layout_of
 class Costs:
     """The defaults were measured on 2 cores with AVX-512."""
 
-    formats: tuple[str, ...] = ("panels",)
+    formats: tuple[str, ...] = (prepack.LISTED, "panels")
     """Of constant weights, best first; where none has a kernel for a weight, it stays plain."""
+    most_kept: float = 0.875
+    """Up to such a share of N in M a weight that keeps so much is stored with lists of it: 1.9
+    times as fast as panels for 2:4, 1.3 for 3:4, 1.1 for 7:8, even for 15:16."""
+    few_channels: int = 64
+    """With fewer, the library's convolution of a whole map beats a product with such lists: 1.4
+    times as fast for 16 channels and 2:4, even for 32; with 64 a product is 1.1 to 1.5 times as
+    fast as it, 1.7 with 128, 1.9 from 256 on."""
+    few_macs: int = 1 << 23
+    """So does one with fewer: what comes before a product takes longer then (1.7 times as fast for
+    2.4 million; for 9.4 million a product is 1.1 to 1.3 times as fast)."""
     small_grid: int = 1024
     """Up to so many sites gather and product beat the library's convolution even for all of them:
     there the weights bound the time (1.0 to 1.4 times as fast at 256 sites, even at 1024)."""
@@ -28,26 +38,56 @@ class Costs:
     typical_edit: float = 0.1
     """Of a grid that is packed, the share of the sites that counts."""
 
-    def conv_format(self, weight: Node, width: int, groups: int) -> str:
+    def conv_format(
+        self, weight: Node, width: int, groups: int = 1, transposed: bool = False
+    ) -> str:
         """Of a convolution with ``width`` output channels."""
         if is_constant(weight):
             value: Tensor = weight.meta["val"]
+            listed = None if transposed else self._listed(weight)
             for name in self.formats:
-                if prepack.fits(name, value.device, value.dtype, width, groups):
-                    return name
+                own = listed if name == prepack.LISTED else name
+                if own and prepack.fits(own, value.device, value.dtype, width, groups):
+                    return own
         return prepack.PLAIN
+
+    def is_listed(self, weight: Node, width: int, groups: int = 1) -> bool:
+        """Does a product read a list of inputs with this weight? It is faster than the library's
+        then, however many rows there are."""
+        return self.conv_format(weight, width, groups) == self._listed(weight)
+
+    def lists_all(self, node: Node, weight: Node, groups: int = 1) -> bool:
+        """Is the convolution ``node`` of a whole map faster as such a product?"""
+        width, channels, *taps = weight.meta["val"].shape
+        if channels < self.few_channels or not self.is_listed(weight, width, groups):
+            return False
+        work: int = prod((*node.meta["val"].shape, channels, *taps))
+        return work >= self.few_macs
+
+    def _listed(self, weight: Node) -> str | None:
+        """The format of a weight [O, I, ...] that keeps the same few inputs for 16 outputs."""
+        kept = facts(weight).kept
+        if kept is None or kept.v % 16 or kept.n > self.most_kept * kept.m:
+            return None
+        divides = weight.meta["val"].shape[1] % kept.m == 0
+        return prepack.listed(kept.n, kept.m) if divides else None
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""
+        format = self.conv_format(weight, len(weight.meta["val"]))
+        if format == self._listed(weight):
+            return format
         value: Tensor = node.meta["val"]
         rows = value.shape[0] * prod(layout_of(node).grid or ())
         share = self.typical_edit if facts(node).mask is not None else 1
-        is_short = rows * share <= self.few_rows
-        return self.conv_format(weight, len(weight.meta["val"]), 1) if is_short else prepack.PLAIN
+        return format if rows * share <= self.few_rows else prepack.PLAIN
 
-    def gathers_all(self, node: Node, weight: Node) -> bool:
+    def gathers_all(self, node: Node, weight: Node, transposed: bool = False) -> bool:
         """Is the convolution ``node`` of a whole map faster as gather and product?"""
         grid, value = layout_of(node).grid, node.meta["val"]
+        if not transposed and self.lists_all(node, weight):
+            return True
         if grid is None or prod(grid) > self.small_grid or not is_constant(weight):
             return False
-        return any(prepack.runs(name, value.device, value.dtype) for name in self.formats)
+        names = (name for name in self.formats if name != prepack.LISTED)
+        return any(prepack.runs(name, value.device, value.dtype) for name in names)

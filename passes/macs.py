@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch.fx import Graph, Node
 
+from .facts import facts
 from .rules.base import shape_of, source
 
 aten = torch.ops.aten
@@ -18,7 +19,15 @@ def macs_of(graph: Graph) -> int:
 
 
 def macs(node: Node) -> int:
-    """MACs of the dense operator; 0 for everything that is not a matrix product."""
+    """MACs of the dense operator, of what its weight keeps; 0 for everything that is not a matrix
+    product."""
+    work = _of_all(node)
+    kept = facts(node.all_input_nodes[1]).kept if work and len(node.all_input_nodes) > 1 else None
+    return work if kept is None else work * kept.n // kept.m
+
+
+def _of_all(node: Node) -> int:
+    """Of weights that keep all."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return 0
     packet = node.target.overloadpacket

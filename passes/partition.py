@@ -119,6 +119,8 @@ class _Crossing:
         current = self._packed.current
         self._instead = own | {current(old): current(new) for old, new in own.items()}
         """What graphs that take such values compute in the place of a node."""
+        self._products: dict[Node, Node] = joint.meta.get("products", {})
+        """What graphs of the record stage do."""
         self.copies: dict[str, str] = {}
         """Remembered values that are another one until a commit."""
 
@@ -201,7 +203,12 @@ class _Crossing:
         return {name: instead.get(node, node) for name, node in results.items()}
 
     def _instead_in(self, cut: Cut) -> Mapping[Node, Node]:
-        return self._instead if cut.takes else {}
+        own: Mapping[Node, Node] = self._instead if cut.takes else {}
+        if cut.stage != "record":
+            return own
+        taken = set(self._in(cut, cut.takes).values())
+        products = {old: new for old, new in self._products.items() if old not in taken}
+        return products | {old: products.get(new, new) for old, new in own.items()}
 
     def _read_with(self, cut: Cut) -> set[str]:
         """The values of others that graphs read which take the same ones, or may run before; to

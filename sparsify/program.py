@@ -30,6 +30,7 @@ from .passes.evaluate import Evaluate, Shared
 from .passes.fuse import Fuse
 from .passes.graphs import Graphs, NamedGraph
 from .passes.layout import Grid, Layout
+from .passes.listed import ListedProducts
 from .passes.masks import PropagateMasks
 from .passes.one_run import OfOneRun
 from .passes.pack import Pack
@@ -294,6 +295,7 @@ def standard(
         PropagateMasks(grid, config.policy, config.dilation(grid), config.dense_share),
         *reuse,
         Pack(config.norm, config.baseline_dtype, on_cuda, config.costs),
+        ListedProducts(config.costs),
         Partition(cuts=cuts, evaluate=evaluate),
         OfOneRun(),
         ReadRows(),

@@ -83,9 +83,9 @@ class Sidecar:
     def of(
         graphs: Graphs, key: str, batch: int, grid: Grid, is_narrow: bool, dense_above: float
     ) -> Sidecar:
-        nodes = [n for n in graphs["dense"].graph.nodes if _is_of_model(n)]
+        nodes = [_of_model(n) for n in graphs["dense"].graph.nodes if _is_of_model(n)]
         steps = graphs.parts.get("reuse", graphs["dense"])
-        every_step = {node.name for node in steps.graph.nodes}
+        every_step = {_of_model(node).name for node in steps.graph.nodes}
         # The recorded noise counts, which a dense run would draw again.
         is_repeatable = not any(map(draws, nodes))
         return Sidecar(
@@ -179,6 +179,11 @@ def _report(entry: Mapping[str, Any]) -> NodeReport:
 
 def _is_of_model(node: Node) -> bool:
     return node.op == "call_function" and node.target is not ops.contiguous
+
+
+def _of_model(node: Node) -> Node:
+    """The node of the model that it is, or computes in another way."""
+    return facts(node).computes or node
 
 
 def _node(node: Node, reused: bool) -> NodeReport:

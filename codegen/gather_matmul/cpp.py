@@ -19,14 +19,15 @@ from ..operators.operands import require
 
 _HERE, _FLOATS, _NUMBERS = torch.device("cpu"), (torch.float32,), (torch.int64,)
 COLUMNS = 16  # of a width: every number of lanes divides it
+LISTED = "LISTED"  # the macro with which the kernel takes lists
 
 
 @cache
-def _library() -> Any:
-    library: Any = native.library(Path(__file__).with_name("gather_matmul.cpp"))
+def _library(defined: str = "") -> Any:
+    library: Any = native.library(Path(__file__).with_name("gather_matmul.cpp"), defined)
     if library is not None:
         library.panel_width.restype = ctypes.c_int64
-        library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 7
+        library.gather_matmul.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 8
         library.gather_matmul.restype = ctypes.c_int64
     return library
 
@@ -36,35 +37,54 @@ def runs(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32 and _library() is not None
 
 
+def panel_width() -> int:
+    """Columns of a panel, a multiple of ``COLUMNS``."""
+    return int(_library().panel_width())
+
+
 def panels(matrix: Tensor) -> Tensor:
     """Float32 weight [depth, width], of a width that 16 divides, as the kernel reads it: [depth *
     width], in panels of columns."""
-    width = _library().panel_width()
-    return torch.cat([panel.flatten() for panel in matrix.split(width, 1)])
+    return torch.cat([panel.flatten() for panel in matrix.split(panel_width(), 1)])
 
 
-def launch(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+def launch(
+    rows: Tensor,
+    kernel_map: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    kept: int | None = None,
+) -> Tensor:
     """Rows [N, R, C], kernel_map int64 [S, taps] into R (None: S is R, each reads its own row),
     weight from :func:`panels` of [taps * C, C_out], bias [C_out] -> rows [N, S, C_out].
 
-    Raises :class:`OperandError`.
+    A weight that has only ``kept`` channels of each tap, [taps * kept, C_out], ends with lists of
+    them (:mod:`.listed`). Raises :class:`OperandError`.
     """
-    width = _checked_width(rows, kernel_map, weight, bias)
+    library = _library() if kept is None else _library(LISTED)
+    width = _checked_width(rows, kernel_map, weight, bias, kept)
     batch, count, channels = rows.shape
     sites, taps = (count, 1) if kernel_map is None else kernel_map.shape
     out = rows.new_empty((batch, sites, width))
     operands = [t if t is None else t.contiguous() for t in (rows, kernel_map, weight, bias)]
     addresses = [t if t is None else t.data_ptr() for t in (*operands, out)]
-    sizes = (batch, count, channels, sites, taps, width)
-    if not _library().gather_matmul(*addresses, *sizes, torch.get_num_threads()):
+    sizes = (batch, count, channels, kept or channels, sites, taps, width)
+    if not library.gather_matmul(*addresses, *sizes, torch.get_num_threads()):
+        other = "" if kept is None else f", or a list of inputs outside of the {channels} channels"
         raise OperandError(
-            f"gather_matmul: kernel_map points outside of the {count} rows: make it of these sites"
+            f"gather_matmul: kernel_map points outside of the {count} rows{other}: "
+            "make it of these sites"
         )
     return out
 
 
+def values_of(weight: Tensor) -> int:
+    """How many numbers of a weight with lists are no entries of these."""
+    return weight.numel() * COLUMNS // (COLUMNS + 1)
+
+
 def _checked_width(
-    rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None
+    rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None, kept: int | None
 ) -> int:
     """Columns of the result, once everything is what C++ takes it for."""
     if not _all_fit(rows, kernel_map, weight, bias):
@@ -72,10 +92,8 @@ def _checked_width(
         require("gather_matmul", "kernel_map", kernel_map, (None, None), _NUMBERS, _HERE)
         require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
         require("gather_matmul", "bias", bias, (None,), _FLOATS, _HERE)
-    depth, numbers = (
-        rows.size(2) * (1 if kernel_map is None else kernel_map.size(1)),
-        weight.numel(),
-    )
+    depth = (kept or rows.size(2)) * (1 if kernel_map is None else kernel_map.size(1))
+    numbers = weight.numel() if kept is None else values_of(weight)
     width = numbers // depth if depth else 0
     if width * depth != numbers or width % COLUMNS:
         raise OperandError(

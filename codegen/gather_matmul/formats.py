@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from ..errors import OperandError
-from . import cpp, library
+from . import cpp, library, listed
 from .reference import reference
 
 PLAIN = "plain"
 """As torch's own operators read it: the only format in exports."""
+LISTED = "16:n:m"
+"""Of formats such as 16:2:4: of weights that :func:`sparsify::nm_masked` makes."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,27 @@ FORMATS: dict[str, Format] = {
 }
 
 
+@cache
+def _listed(n: int, m: int) -> Format:
+    """Of weights of which every 16 columns keep ``n`` of each ``m`` inputs of a tap."""
+    return Format(
+        pack=lambda matrix: listed.pack(matrix[0], n, m),
+        width=partial(listed.width, n=n, m=m),
+        product=partial(listed.launch, n=n, m=m),
+        runs=cpp.runs,
+        multiple=cpp.COLUMNS,
+        groups=False,
+    )
+
+
 def named(format: str) -> Format:
-    """Raises :class:`OperandError` for an unknown name."""
-    if format not in FORMATS:
-        raise OperandError(f"format={format!r}: a weight is stored as {' or '.join(FORMATS)}")
-    return FORMATS[format]
+    """One of ``FORMATS``, or ``LISTED`` with numbers. Raises :class:`OperandError` for an unknown
+    name."""
+    if format in FORMATS:
+        return FORMATS[format]
+    if found := re.fullmatch(r"16:(\d+):(\d+)", format):
+        n, m = map(int, found.groups())
+        if 0 < n <= m:
+            return _listed(n, m)
+    known = " or ".join((*FORMATS, LISTED))
+    raise OperandError(f"format={format!r}: a weight is stored as {known}, 0 < n <= m")

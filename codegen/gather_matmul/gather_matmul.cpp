@@ -5,6 +5,9 @@
 // gathered first. The loops around it keep one depth of a panel of the weight in the second-level
 // cache for all rows of a chunk (K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix
 // Multiplication", ACM TOMS 34(3), 2008; rows need no packing, as each is contiguous).
+//
+// With LISTED defined, the weight has only some inputs of each tap, which a list for every LINE
+// columns names. Else it has all of them.
 
 #include <algorithm>
 #include <array>
@@ -43,6 +46,11 @@ constexpr int64_t DEPTH = 1536, CHUNK = 480;  // panels are a quarter as wide
 constexpr int64_t AHEAD = 16;
 constexpr bool ALWAYS = false;  // a step is so short that asking in each is a tenth of it
 #endif
+#ifdef LISTED
+constexpr bool HAS_LISTS = true;
+#else
+constexpr bool HAS_LISTS = false;
+#endif
 constexpr int ROWS = 6, LINE = 16;  // of the cache, in numbers
 constexpr int64_t PANEL = VECTORS * LANES;
 constexpr int64_t FEW = 4;  // blocks of rows
@@ -54,10 +62,16 @@ typedef float Vec
 struct Operands {
   const float* rows;  // [batch, count, channels]
   const int64_t* map;  // [sites, taps], or null: each site reads its own row
-  const float* weight;  // panels [taps * channels, PANEL], the last may be narrower
+  // Panels [taps * kept, PANEL], the last may be narrower; behind them lists, if it HAS_LISTS: int32
+  // in the same order, one for LINE columns, of inputs of all taps.
+  const float* weight;
   const float* bias;  // [width], or null
   float* out;  // [batch, sites, width]
-  int64_t batch, count, channels, sites, taps, width;
+  int64_t batch, count, channels, kept, sites, taps, width;  // kept: channels that a weight has
+
+  const int32_t* lists() const {
+    return reinterpret_cast<const int32_t*>(weight + taps * kept * width);
+  }
 };
 
 struct Range {
@@ -80,7 +94,7 @@ struct Fetch {
   int64_t every;
 };
 
-// Adds to out[site : site + R, column : column + V * LANES] what taps and channels give. STEADY
+// Adds to out[site : site + R, column : column + V * LANES] what taps and kept channels give. STEADY
 // prefetches the weights of AHEAD steps later in each step, and not `fetch`.
 template <int R, int V, bool STEADY>
 void block(
@@ -101,12 +115,16 @@ void block(
       if (!first) sums[r][v] = at(out[r] + v * LANES);
       else sums[r][v] = o.bias ? at(o.bias + column + v * LANES) : Vec{};
     }
-  constexpr int64_t step = V * LANES;
-  const float* panel = o.weight + column * o.taps * o.channels;
+  constexpr int64_t step = V * LANES, lists = step / LINE;
+  constexpr int each = HAS_LISTS ? std::min(LINE / LANES, V) : V;  // vectors that share inputs
+  const float* panel = o.weight + column * o.taps * o.kept;
   for (int64_t tap = taps.start; tap < taps.stop; tap++) {
     const float* row[R];
     UNROLLED for (int r = 0; r < R; r++) row[r] = item[r] + (o.map ? map[r][tap] * o.channels : 0);
-    const float* w = panel + (tap * o.channels + channels.start) * step;
+    const float* w = panel + (tap * o.kept + channels.start) * step;
+    const int32_t* list =
+        HAS_LISTS ? o.lists() + (column / LINE * o.taps + tap * lists) * o.kept : nullptr;
+    const int32_t tap_start = tap * o.channels;
     for (int64_t c = channels.start; c < channels.stop; fetch.next += LINE) {
       const int64_t stop = STEADY ? channels.stop : std::min(channels.stop, c + fetch.every);
       if (!STEADY) __builtin_prefetch(fetch.next, 0, 2);
@@ -116,9 +134,12 @@ void block(
           terms[v] = at(w + v * LANES);
           if (STEADY && v * LANES % LINE == 0) __builtin_prefetch(w + AHEAD * step + v * LANES);
         }
-        UNROLLED for (int r = 0; r < R; r++) {
-          const float x = row[r][c];
-          UNROLLED for (int v = 0; v < V; v++) sums[r][v] += x * terms[v];
+        UNROLLED for (int first = 0; first < V; first += each) {
+          const int64_t input = HAS_LISTS ? list[c * lists + first / each] - tap_start : c;
+          UNROLLED for (int r = 0; r < R; r++) {
+            const float x = row[r][input];
+            UNROLLED for (int v = 0; v < each; v++) sums[r][first + v] += x * terms[first + v];
+          }
         }
       }
     }
@@ -141,16 +162,16 @@ constexpr auto CACHED = blocks<ALWAYS>(Kinds{}), FETCHING = blocks<true>(Kinds{}
 // first block fetches those of its own depth for all; FEW blocks take too short a time for it).
 void panel(const Operands& o, Range sites, int64_t column) {
   const int64_t vectors = std::min(PANEL, o.width - column) / LANES;
-  const int64_t taps_step = std::max<int64_t>(1, DEPTH / o.channels);
-  const int64_t parts = ceil_div(o.channels, DEPTH);
+  const int64_t taps_step = std::max<int64_t>(1, DEPTH / o.kept);
+  const int64_t parts = ceil_div(o.kept, DEPTH);
   const int64_t count = ceil_div(sites.stop - sites.start, ROWS);
   for (int64_t tap = 0; tap < o.taps; tap += taps_step)
     for (int64_t p = 0; p < parts; p++) {
       const Range taps{tap, std::min(o.taps, tap + taps_step)};
-      const Range channels = part({0, o.channels}, p, parts);
+      const Range channels = part({0, o.kept}, p, parts);
       const Range lines{0, (taps.stop - taps.start) * (channels.stop - channels.start)};
-      const float* next = o.weight + column * o.taps * o.channels +
-          (taps.start * o.channels + channels.start + lines.stop) * LINE;
+      const float* next = o.weight + column * o.taps * o.kept +
+          (taps.start * o.kept + channels.start + lines.stop) * LINE;
       for (int64_t b = 0; b < count; b++) {
         const Range rows = part(sites, b, count);
         const int64_t kind = (rows.stop - rows.start - 1) * VECTORS + vectors - 1;
@@ -167,18 +188,34 @@ bool all_below(int64_t count, const int64_t* numbers, int64_t size) {
   return !size || most < uint64_t(count);
 }
 
+// Does every list name channels of the tap that it is for?
+bool all_listed(const Operands& o) {
+  const int32_t* list = o.lists();
+  for (int64_t column = 0; column < o.width; column += PANEL) {
+    const int64_t size = std::min(PANEL, o.width - column) / LINE * o.kept;
+    for (int64_t tap = 0; tap < o.taps; tap++, list += size) {
+      uint32_t most = 0;  // what is below the first is large
+      for (int64_t i = 0; i < size; i++)
+        most = std::max(most, uint32_t(list[i]) - uint32_t(tap * o.channels));
+      if (most >= o.channels) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 // Columns of a panel of the weight.
 EXPORTED int64_t panel_width() { return PANEL; }
 
-// Returns whether the map points at rows; nothing is computed if it does not.
+// Returns whether the map points at rows, and lists at channels; nothing is computed if not.
 EXPORTED int64_t gather_matmul(
     const float* rows, const int64_t* map, const float* weight, const float* bias, float* out,
-    int64_t batch, int64_t count, int64_t channels, int64_t sites, int64_t taps, int64_t width,
-    int64_t threads) {
-  const Operands o{rows, map, weight, bias, out, batch, count, channels, sites, taps, width};
+    int64_t batch, int64_t count, int64_t channels, int64_t kept, int64_t sites, int64_t taps,
+    int64_t width, int64_t threads) {
+  const Operands o{rows, map, weight, bias, out, batch, count, channels, kept, sites, taps, width};
   if (map && !all_below(count, map, sites * taps)) return 0;
+  if (HAS_LISTS && !all_listed(o)) return 0;
   const int64_t total = batch * sites, panels = ceil_div(width, PANEL);
   int64_t chunks = ceil_div(total, CHUNK);
   if (panels * chunks < TASKS * threads && panels * chunks % threads)  // as much for each thread

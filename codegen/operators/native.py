@@ -14,12 +14,15 @@ from subprocess import SubprocessError
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """The compiled ``source``, a .cpp file; None, with a warning, where there is no compiler."""
+def library(source: Path, defined: str = "") -> ctypes.CDLL | None:
+    """The compiled ``source``, a .cpp file, with one macro ``defined`` if it is given; None, with a
+    warning, where there is no compiler."""
     from torch._inductor.codecache import CppCodeCache
 
+    first = f"#define {defined}\n" if defined else ""
     try:
-        return CppCodeCache.load(source.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        code = first + source.read_text(encoding="utf-8")
+        return CppCodeCache.load(code)  # type: ignore[no-any-return]
     except (SubprocessError, RuntimeError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         warnings.warn(

@@ -59,7 +59,7 @@ class Conv(Rule):
             x = place.packed(image)
             return place.call(products.packed_linear, x, matrix, bias, format=format)
         form = (argument(node, "groups"), self._transposed(node))
-        format = place.costs.conv_format(weight, shape_of(node)[1], form[0])
+        format = place.costs.conv_format(weight, shape_of(node)[1], *form)
         matrix = place.prepack(weight, prepack_conv, *form, format=format)
         x, halo, kernel_map = place.taps(image, geometry)
         return place.call(products.gather_conv, x, halo, kernel_map, matrix, bias, format=format)
@@ -68,8 +68,10 @@ class Conv(Rule):
         if layout_of(node).grid is None:
             return None
         packed_input = facts(self.image(node)).mask is not None
+        weight, is_transposed = source(node, 1), self._transposed(node)
         if not packed_input and (
-            argument(node, "groups") != 1 or not place.costs.gathers_all(node, source(node, 1))
+            argument(node, "groups") != 1
+            or not place.costs.gathers_all(node, weight, is_transposed)
         ):
             return None  # the library convolution is as fast or faster
         height, width = shape_of(node)[-2:]
