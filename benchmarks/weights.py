@@ -53,19 +53,15 @@ class Case:
         return make[self.kind](n, m)
 
     def _gathered(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
-        weight, x = self._weight(3), torch.randn(1, self.channels, self.sites)
+        weight, rows = self._weight(3), torch.randn(1, self.sites, self.channels)
         kernel_map = torch.randint(self.sites, (self.sites, TAPS))
 
         def run(weight: Tensor, format: str) -> Callable[[], Any]:
             stored = prepack_conv(weight, format=format)
-            rows = x.transpose(1, 2).contiguous()
             product = torch.ops.sparsify.gather_matmul
             return lambda: product(rows, kernel_map, stored, None, format)
 
-        return {
-            "dense": run(weight, "panels"),
-            "sparse": run(nm_masked(weight, n, m, V), listed(n, m)),
-        }
+        return _both(run, weight, n, m)
 
     def _linear(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
         weight, x = self._weight(1).flatten(1), torch.randn(1, self.sites, self.channels)
@@ -74,10 +70,7 @@ class Case:
             stored = prepack_linear(weight, format=format)
             return lambda: products.linear(x, stored, None, format=format)
 
-        return {
-            "dense": run(weight, "panels"),
-            "sparse": run(nm_masked(weight, n, m, V), listed(n, m)),
-        }
+        return _both(run, weight, n, m)
 
     def _whole(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
         side = math.isqrt(self.sites)
@@ -92,6 +85,15 @@ class Case:
 
     def _weight(self, side: int) -> Tensor:
         return torch.randn(self.channels, self.channels, side, side)
+
+
+def _both(
+    run: Callable[[Tensor, str], Callable[[], Any]], weight: Tensor, n: int, m: int
+) -> dict[str, Callable[[], Any]]:
+    return {
+        "dense": run(weight, "panels"),
+        "sparse": run(nm_masked(weight, n, m, V), listed(n, m)),
+    }
 
 
 def cases(channels: Sequence[int]) -> Iterator[Case]:

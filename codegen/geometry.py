@@ -91,6 +91,12 @@ class Window(NamedTuple):
         return first.unsqueeze(1) + _steps(self.kernel[axis], self.dilation[axis])
 
 
+def reads_own(window: Window | tuple[Pair, ...]) -> bool:
+    """Does each site read itself alone? ``window`` has the fields of a :class:`Window`."""
+    in_grid, out_grid, kernel, stride, padding, _ = window
+    return in_grid == out_grid and (*kernel, *stride, *padding) == (1, 1, 1, 1, 0, 0)
+
+
 class TransposedWindow(NamedTuple):
     """Transposed convolution: tap ``k`` reads ``(o + padding - k * dilation) / stride``."""
 

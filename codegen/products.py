@@ -10,7 +10,7 @@ from torch import Tensor
 from . import tables
 from .gather_matmul.formats import PLAIN, named
 from .gather_matmul.reference import reference
-from .geometry import Pair, Window
+from .geometry import Pair, Window, reads_own
 from .operators import declare, exporting
 from .ops import overlay_halo, unpack
 
@@ -89,12 +89,6 @@ def whole_conv(
         sites = torch.ops.sparsify.window_map(*window)
         out = gather_conv(rows, None, sites, weight, bias, format=format)
     return unpack(out, *out_grid)
-
-
-def reads_own(window: tuple[Pair, ...]) -> bool:
-    """Does each site read itself alone?"""
-    in_grid, out_grid, kernel, stride, padding, _ = window
-    return in_grid == out_grid and (*kernel, *stride, *padding) == (1, 1, 1, 1, 0, 0)
 
 
 def _window_map(*window: Pair) -> Tensor:

@@ -51,41 +51,42 @@ class Costs:
                     return own
         return prepack.PLAIN
 
-    def is_listed(self, weight: Node, width: int, groups: int = 1) -> bool:
-        """Does a product read a list of inputs with this weight? It is faster than the library's
-        then, however many rows there are."""
-        return self.conv_format(weight, width, groups) == self._listed(weight)
+    def list_format(self, weight: Node, groups: int = 1) -> str | None:
+        """The format of a weight [O, I, ...] if a product reads a list of inputs with it. That is
+        faster than the library's, however many rows there are."""
+        format = self.conv_format(weight, len(weight.meta["val"]), groups)
+        return format if format == self._listed(weight) else None
 
-    def lists_all(self, node: Node, weight: Node, groups: int = 1) -> bool:
-        """Is the convolution ``node`` of a whole map faster as such a product?"""
-        width, channels, *taps = weight.meta["val"].shape
-        if channels < self.few_channels or not self.is_listed(weight, width, groups):
-            return False
+    def whole_format(self, node: Node, weight: Node, groups: int = 1) -> str | None:
+        """The same, if the convolution ``node`` of a whole map is faster as such a product."""
+        _, channels, *taps = weight.meta["val"].shape
         work: int = prod((*node.meta["val"].shape, channels, *taps))
-        return work >= self.few_macs
+        if channels < self.few_channels or work < self.few_macs:
+            return None
+        return self.list_format(weight, groups)
 
     def _listed(self, weight: Node) -> str | None:
         """The format of a weight [O, I, ...] that keeps the same few inputs for 16 outputs."""
         kept = facts(weight).kept
-        if kept is None or kept.v % 16 or kept.n > self.most_kept * kept.m:
+        if kept is None or kept.v % 16 or kept.share > self.most_kept:
             return None
         divides = weight.meta["val"].shape[1] % kept.m == 0
         return prepack.listed(kept.n, kept.m) if divides else None
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""
-        format = self.conv_format(weight, len(weight.meta["val"]))
-        if format == self._listed(weight):
-            return format
+        if listed := self.list_format(weight):
+            return listed
         value: Tensor = node.meta["val"]
         rows = value.shape[0] * prod(layout_of(node).grid or ())
         share = self.typical_edit if facts(node).mask is not None else 1
-        return format if rows * share <= self.few_rows else prepack.PLAIN
+        is_short = rows * share <= self.few_rows
+        return self.conv_format(weight, len(weight.meta["val"])) if is_short else prepack.PLAIN
 
     def gathers_all(self, node: Node, weight: Node, transposed: bool = False) -> bool:
         """Is the convolution ``node`` of a whole map faster as gather and product?"""
         grid, value = layout_of(node).grid, node.meta["val"]
-        if not transposed and self.lists_all(node, weight):
+        if not transposed and self.whole_format(node, weight):
             return True
         if grid is None or prod(grid) > self.small_grid or not is_constant(weight):
             return False

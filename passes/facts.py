@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
+from sparsify.codegen.nm.pattern import NM
 from torch.fx import Node
 
 from .layout import Layout, Unmatched
 
 ANYWHERE = "weights"
 """The stage of weights and their views: every graph has its own."""
-
-
-class Kept(NamedTuple):
-    """Of a weight [O, I, *taps]: ``n`` of each ``m`` inputs of a tap are no zeros, the same ones
-    for ``v`` consecutive outputs."""
-
-    n: int
-    m: int
-    v: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class Facts:
     """May steps of a run take it over from others? Then nothing before it is read again."""
     recorded: Node | None = None
     """Of an input and a condition of the update: the record node that it stands for."""
-    kept: Kept | None = None
-    """Of a weight: what of it is no zero; None: all."""
+    kept: NM | None = None
+    """Of a weight [O, I, *taps]: what of it is no zero; None: all."""
     computes: Node | None = None
     """Of a node that the record stage has instead of one of the model: that one."""
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import sparsify.codegen.nm  # noqa: F401 (declares the operator)
 import torch
+from sparsify.codegen.nm.pattern import NM
 from torch.fx import Node
 
-from .facts import Kept, facts
+from .facts import facts
 
 aten = torch.ops.aten
 _MASKED = torch.ops.sparsify.nm_masked.default
 _VIEWS = (aten.view, aten.reshape, aten.unsqueeze, aten.squeeze, aten.flatten)
 
 
-def kept_of(weight: Node) -> Kept | None:
+def kept_of(weight: Node) -> NM | None:
     """What ``sparsify::nm_masked`` keeps, also through views that leave outputs and inputs apart;
     of a node before, :class:`.Facts` have it."""
     if weight.target is _MASKED:
         n, m, v = weight.args[1:4]
         assert isinstance(n, int) and isinstance(m, int) and isinstance(v, int)
-        return Kept(n, m, v)
+        return NM(n, m, v)
     if getattr(weight.target, "overloadpacket", None) not in _VIEWS:
         return None
     before = weight.all_input_nodes[0]

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 from sparsify.codegen import prepack, products
+from sparsify.codegen.geometry import reads_own
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .base import Pass
 from .costs import Costs
 from .facts import facts, note
-from .rules.base import argument, pair, shape_of, source
+from .rules.base import argument, source
+from .rules.conv import window
 
 aten = torch.ops.aten
 
@@ -42,33 +44,25 @@ class ListedProducts(Pass):
         if node.target not in (aten.conv2d.default, aten.linear.default):
             return None
         weight, is_linear = source(node, 1), node.target is aten.linear.default
-        width, groups = shape_of(weight)[0], argument(node, "groups", 1)
-        if not self.costs.is_listed(weight, width, groups):
+        if is_linear:
+            format = self.costs.list_format(weight)
+        else:
+            format = self.costs.whole_format(node, weight, argument(node, "groups"))
+        if format is None:
             return None
-        if not is_linear and not self.costs.lists_all(node, weight, groups):
-            return None
-        format = self.costs.conv_format(weight, width)
-        window = None if is_linear else _window(node)
-        if window is None or products.reads_own(window):
+        own = None if is_linear else tuple(window(node, source(node)))
+        if own is None or reads_own(own):
             stored = _stored(weight, format, prepack.prepack_linear)
         else:
-            stored = _stored(weight, format, prepack.prepack_conv, groups, False)
+            stored = _stored(weight, format, prepack.prepack_conv, 1, False)
         target: Callable[..., Tensor] = products.linear if is_linear else products.whole_conv
         args: tuple[Any, ...] = (source(node), stored, argument(node, "bias"))
-        args = args if window is None else (*args, window)
+        args = args if own is None else (*args, own)
         with node.graph.inserting_after(node):
             new = node.graph.call_function(target, args, {"format": format})
         new.meta.update(node.meta)
         note(new, computes=node)
         return new
-
-
-def _window(node: Node) -> tuple[tuple[int, int], ...]:
-    """The fields of a :class:`sparsify.codegen.geometry.Window`."""
-    grids = (shape_of(part)[-2:] for part in (source(node), node, source(node, 1)))
-    stride, dilation = (pair(argument(node, name)) for name in ("stride", "dilation"))
-    padding = pair(argument(node, "padding"), (0, 0))
-    return (*((rows, columns) for rows, columns in grids), stride, padding, dilation)
 
 
 def _stored(weight: Node, format: str, function: Callable[..., Tensor], *form: Any) -> Node:

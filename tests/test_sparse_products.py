@@ -17,6 +17,7 @@ from sparsify.codegen import products
 from sparsify.codegen.errors import OperandError
 from sparsify.codegen.gather_matmul import cpp, listed
 from sparsify.codegen.gather_matmul.reference import reference
+from sparsify.codegen.geometry import reads_own
 from sparsify.codegen.nm import nm_masked
 from sparsify.codegen.prepack import prepack_conv, prepack_linear
 from sparsify.passes.costs import Costs
@@ -176,7 +177,7 @@ def test_whole_maps(
     want = F.conv2d(x, weight, None, stride, pad, dilation)
     pairs = ((k, k) for k in (stride, pad, dilation))
     window: Any = ((height, width), tuple(want.shape[2:]), (kernel, kernel), *pairs)
-    prepack = prepack_linear if products.reads_own(window) else prepack_conv
+    prepack = prepack_linear if reads_own(window) else prepack_conv
     stored = prepack(weight, format=format)
     got = products.whole_conv(x, stored, None, window, format=format)
     torch.testing.assert_close(got, want, **within(8 * kernel * kernel))

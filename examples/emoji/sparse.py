@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sparsify import SparseWeights
-from sparsify.weights import Batch, distill, own_samples, teacher_of
+from sparsify.weights import Batch, distill, own_samples, relative_error, teacher_of
 
 from . import net
 from .sample import denoised, noise, sample
@@ -48,11 +48,8 @@ def sampler(model: net.Model, seed: int) -> Callable[[nn.Module], Any]:
 
 @torch.no_grad()
 def error(unet: nn.Module, calls: list[Batch]) -> float:
-    """Of the output on calls, squared, relative to the teacher's."""
     with parametrize.cached():  # masks are made once
-        pairs = [(call.call(unet).sample, call.taught.sample) for call in calls]
-    wrong = sum((ours - wanted).square().sum() for ours, wanted in pairs)
-    return float(wrong / sum(wanted.square().sum() for _, wanted in pairs))
+        return relative_error(unet, calls)
 
 
 def main(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from sparsify.codegen import ops, products
-from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
+from sparsify.codegen.geometry import Geometry, TransposedWindow, Window, reads_own
 from sparsify.codegen.prepack import prepack_conv, prepack_linear
 from torch.fx import Node
 
@@ -38,16 +36,11 @@ class Conv(Rule):
         return image_layout(node).with_image(shape_of(node))
 
     def geometry(self, node: Node) -> Geometry:
-        in_grid: Any = shape_of(self.image(node))[-2:]
-        out_grid: Any = shape_of(node)[-2:]
-        kernel: Any = shape_of(source(node, 1))[-2:]
-        stride, dilation = (pair(argument(node, name)) for name in ("stride", "dilation"))
-        padding = pair(argument(node, "padding"), (0, 0))
+        own = window(node, self.image(node))
         if self._transposed(node):
-            return TransposedWindow(in_grid, out_grid, kernel, stride, padding, dilation)
+            return TransposedWindow(*own)
         left, _, top, _ = self._pads(node) or (0, 0, 0, 0)
-        padding = (padding[0] + top, padding[1] + left)
-        return Window(in_grid, out_grid, kernel, stride, padding, dilation)
+        return own._replace(padding=(own.padding[0] + top, own.padding[1] + left))
 
     def emit(self, node: Node, place: Place) -> Node:
         image, geometry = self.image(node), self.geometry(node)
@@ -93,8 +86,14 @@ class Conv(Rule):
     def _is_linear(self, node: Node) -> bool:
         geometry = self.geometry(node)
         return (
-            isinstance(geometry, Window)
-            and (geometry.kernel, geometry.stride, geometry.padding) == ((1, 1), (1, 1), (0, 0))
-            and geometry.in_grid == geometry.out_grid
-            and argument(node, "groups") == 1
+            isinstance(geometry, Window) and reads_own(geometry) and argument(node, "groups") == 1
         )
+
+
+def window(node: Node, image: Node) -> Window:
+    """Of a convolution that reads ``image``, whose padding is its own."""
+    parts = (image, node, source(node, 1))
+    in_grid, out_grid, kernel = ((own[-2], own[-1]) for own in map(shape_of, parts))
+    stride, dilation = (pair(argument(node, name)) for name in ("stride", "dilation"))
+    padding = pair(argument(node, "padding"), (0, 0))
+    return Window(in_grid, out_grid, kernel, stride, padding, dilation)

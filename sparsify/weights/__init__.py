@@ -1,8 +1,9 @@
 """Weights that are not needed: N:M sparsity, trained, switched and searched for."""
 
-from .batch import Batch, own_samples
+from ..codegen.nm.pattern import NM
+from .batch import Batch, own_samples, relative_error
 from .distill import Step, distill, distillation_loss, teacher_of
-from .pattern import NM, PROGRESSIVE
+from .progressive import PROGRESSIVE
 from .search import Found
 from .sparse_weights import SparseWeights
 
@@ -16,5 +17,6 @@ __all__ = [
     "distill",
     "distillation_loss",
     "own_samples",
+    "relative_error",
     "teacher_of",
 ]

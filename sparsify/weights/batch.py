@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,14 @@ def squared_error(output: Any, wanted: Any) -> Tensor:
         raise ConfigError(f"outputs have the shapes {shapes[0]}, what they should be {shapes[1]}")
     squares = [(x - y).square().sum() for x, y in zip(ours, theirs, strict=True)]
     return torch.stack(squares).sum() / sum(x.numel() for x in ours)
+
+
+def relative_error(model: Callable[..., Any], batches: Sequence[Batch]) -> float:
+    """Of the outputs on ``batches``, squared, relative to what the teacher gave there."""
+    taught = [batch.taught for batch in batches]
+    errors = [squared_error(b.call(model), y) for b, y in zip(batches, taught, strict=True)]
+    sizes = [squared_error(tree_map_only(Tensor, torch.zeros_like, y), y) for y in taught]
+    return float(torch.stack(errors).sum() / torch.stack(sizes).sum())
 
 
 def _numbers(output: Any) -> list[Tensor]:

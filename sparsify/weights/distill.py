@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..codegen.nm.pattern import NM
 from .batch import Batch, squared_error
-from .pattern import NM, progressive
+from .progressive import progressive
 from .sparse_weights import SparseWeights
 
 TEACHER_SHARE = 0.1

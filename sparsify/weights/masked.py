@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..codegen.nm import nm_masked
-from .pattern import DENSE, NM
+from ..codegen.nm.pattern import DENSE, NM
 
 
 class Masked(nn.Module):

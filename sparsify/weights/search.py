@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ..codegen.errors import ConfigError
-from .batch import Batch, squared_error
+from ..codegen.nm.pattern import DENSE, NM
+from .batch import Batch, relative_error
 from .layers import PRODUCTS
-from .pattern import DENSE, NM
 
 CHOICES = (NM(3, 4), NM(2, 4), NM(1, 4))
 
@@ -65,14 +65,14 @@ def search(
     before = weights.layers
     try:
         weights.apply({})
-        wanted, macs = _dense(weights.model, inputs)
-        errors = _measured(weights, inputs, wanted, choices, progress)
+        taught, macs = _dense(weights.model, inputs)
+        errors = _measured(weights, taught, choices, progress)
         layers, left = _chosen(errors, macs, budget)
     except BaseException:
         weights.apply(before)
         raise
     weights.apply(layers)
-    return Found(layers, left, _error(weights.model, inputs, wanted))
+    return Found(layers, left, relative_error(weights.model, taught))
 
 
 def _chosen(
@@ -107,8 +107,7 @@ def _moves(
 
 def _measured(
     weights: Switchable,
-    inputs: Sequence[Batch],
-    wanted: Sequence[Any],
+    taught: Sequence[Batch],
     choices: Sequence[NM],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[NM, float]]:
@@ -117,21 +116,21 @@ def _measured(
     pairs = [(n, pattern) for n in errors for pattern in choices if weights.fits(n, pattern)]
     for done, (name, pattern) in enumerate(pairs, 1):
         weights.apply({name: pattern})
-        errors[name][pattern] = _error(weights.model, inputs, wanted)
+        errors[name][pattern] = relative_error(weights.model, taught)
         if progress is not None:
             progress(done, len(pairs))
     return errors
 
 
-def _dense(model: nn.Module, inputs: Sequence[Batch]) -> tuple[list[Any], dict[str, int]]:
-    """The outputs, and the MACs of each linear layer and convolution."""
+def _dense(model: nn.Module, inputs: Sequence[Batch]) -> tuple[list[Batch], dict[str, int]]:
+    """The calls with their outputs, and the MACs of each linear layer and convolution."""
     macs: dict[str, int] = {}
     with ExitStack() as hooks:
         for name, part in model.named_modules():
             if isinstance(part, PRODUCTS):
                 macs[name] = 0
                 hooks.enter_context(_counted(name, part, macs))
-        return [batch.call(model) for batch in inputs], macs
+        return [replace(batch, taught=batch.call(model)) for batch in inputs], macs
 
 
 @contextmanager
@@ -148,10 +147,3 @@ def _counted(name: str, layer: nn.Module, macs: dict[str, int]) -> Iterator[None
         yield
     finally:
         hook.remove()
-
-
-def _error(model: nn.Module, inputs: Sequence[Batch], wanted: Sequence[Any]) -> float:
-    """Of the model's outputs as it is now, squared, relative to those ``wanted``."""
-    errors = [squared_error(b.call(model), y) for b, y in zip(inputs, wanted, strict=True)]
-    sizes = [squared_error(tree_map_only(Tensor, torch.zeros_like, y), y) for y in wanted]
-    return float(torch.stack(errors).sum() / torch.stack(sizes).sum())

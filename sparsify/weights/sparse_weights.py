@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..codegen.errors import ConfigError
+from ..codegen.nm.pattern import DENSE, NM
 from . import layers
 from .batch import Batch
 from .masked import Masked
-from .pattern import DENSE, NM
 from .search import CHOICES, Found, search
 
 
