@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from .base import Pass
 from .evaluate import device_of
 from .facts import ANYWHERE, note
-from .kept import kept_of
+from .kept import layer_of, mask_of, pattern_of
 from .rules.base import is_pure
 
 
@@ -39,7 +39,9 @@ class Constants(Pass):
                     weights |= _memory(value)
                 is_result = any(user.op == "output" for user in node.users)
                 is_free = is_result or node.op == "get_attr" or bool(_memory(value) & weights)
-                note(node, stage=ANYWHERE if is_free else "constants", kept=kept_of(node))
+                note(node, stage=ANYWHERE if is_free else "constants")
+                if (mask := mask_of(node)) is not None:
+                    note(node, kept=pattern_of(mask), layer=layer_of(mask))
         return module
 
 

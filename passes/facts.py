@@ -40,6 +40,8 @@ class Facts:
     """Of an input and a condition of the update: the record node that it stands for."""
     kept: NM | None = None
     """Of a weight [O, I, *taps]: what of it is no zero; None: all."""
+    layer: str = ""
+    """Of such a weight: the layer of the model that has the dense one as its parameter."""
     computes: Node | None = None
     """Of a node that the record stage has instead of one of the model: that one."""
 

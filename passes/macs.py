@@ -7,27 +7,37 @@ from math import prod
 import torch
 from torch.fx import Graph, Node
 
-from .facts import facts
+from .facts import Facts, facts
 from .rules.base import shape_of, source
 
 aten = torch.ops.aten
 
 
 def macs_of(graph: Graph) -> int:
-    """Of all its nodes."""
+    """Of all its nodes, of what their weights keep."""
     return sum(map(macs, graph.nodes))
 
 
 def macs(node: Node) -> int:
-    """MACs of the dense operator, of what its weight keeps; 0 for everything that is not a matrix
+    """The same of one node."""
+    return round(dense_macs(node) * share_kept(node))
+
+
+def share_kept(node: Node) -> float:
+    """Of the weights of a product, those that are kept: N / M."""
+    kept = of_weight(node).kept
+    return 1.0 if kept is None else kept.share
+
+
+def of_weight(node: Node) -> Facts:
+    """What is known of the weight of a product."""
+    factors = node.all_input_nodes if dense_macs(node) else []
+    return facts(factors[1]) if len(factors) > 1 else Facts()
+
+
+def dense_macs(node: Node) -> int:
+    """MACs of the dense operator with all weights; 0 for everything that is not a matrix
     product."""
-    work = _of_all(node)
-    kept = facts(node.all_input_nodes[1]).kept if work and len(node.all_input_nodes) > 1 else None
-    return work if kept is None else work * kept.n // kept.m
-
-
-def _of_all(node: Node) -> int:
-    """Of weights that keep all."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return 0
     packet = node.target.overloadpacket

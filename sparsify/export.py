@@ -37,12 +37,13 @@ from .folder import (
     write_signature,
 )
 from .hashed import replaced
-from .passes.graphs import Constant, Graphs, NamedGraph
+from .passes.graphs import Constant, NamedGraph
 from .passes.partition import attribute
 from .passes.reuse import REUSE_CUTS
 from .program import Program
 from .schedule import Schedule
 from .signature import Call
+from .switching import with_numbers
 
 _OF_SESSIONS = tuple(cut.name for cut in REUSE_CUTS if "_" in cut.name)
 """Graphs that a folder does not have: it samples by a schedule, and edits call by call."""
@@ -95,7 +96,9 @@ class _Exporter:
         self._sparse, self._model, self._format = sparse, model, format
         self._schedule = schedule
         self._call = call = call.like(sparse.signature)
-        self._weights, self._tensors = _weights(sparse.graphs)
+        constants, self._patterns = with_numbers(sparse.graphs["constants"])
+        self._parts = {**sparse.graphs.parts, "constants": constants}
+        self._weights, self._tensors = _weights(self._parts)
         self._names = _names(call, taken={"mask", *self._tensors})
         self._renamed = {f"input.{i}": name for i, name in enumerate(self._names)}
         whole = sparse.runtime.sidecar.reused  # without _OF_SESSIONS only dense steps give it
@@ -147,7 +150,7 @@ class _Exporter:
 
     def _functions(self) -> list[Pure]:
         """The graphs that do something, and are no other one under a second name."""
-        parts = dict(self._sparse.graphs.parts)
+        parts = dict(self._parts)
         if self._sparse.runtime.sidecar.dense_above >= 1 and self._schedule is None:
             del parts["dense"]
         for name in _OF_SESSIONS:
@@ -161,8 +164,7 @@ class _Exporter:
         if self._format == "onnx":
             # onnxruntime computes constants when a session is made; elsewhere it is done once.
             del parts["constants"]
-            joint = self._sparse.graphs.joint
-            parts = {n: _with_constants(part, constants, joint) for n, part in parts.items()}
+            parts = {n: _with_constants(part, constants) for n, part in parts.items()}
         return [self._pure(name, part) for name, part in parts.items() if part.outputs]
 
     def _pure(self, name: str, part: NamedGraph) -> Pure:
@@ -207,6 +209,7 @@ class _Exporter:
             values={name: self._value(name) for name in exchanged},
             graphs=graphs,
             weights=sparse.weights().content,
+            sparse=self._patterns,
             schedule=None if self._schedule is None else self._schedule.to_json(),
             sidecar=sparse.runtime.sidecar,
         )
@@ -235,8 +238,8 @@ def _committed(name: str) -> str:
     return name.replace("baseline.", COMMITTED)
 
 
-def _with_constants(part: NamedGraph, constants: NamedGraph, joint: GraphModule) -> NamedGraph:
-    """``part``, which makes constants itself, of the weights of ``joint``."""
+def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
+    """``part``, which makes constants itself."""
     graph, copies = Graph(), dict[Node, Node]()
     made: Any = graph.graph_copy(constants.graph, {})
     by_attribute = dict(zip(map(attribute, constants.outputs), made, strict=True))
@@ -246,7 +249,14 @@ def _with_constants(part: NamedGraph, constants: NamedGraph, joint: GraphModule)
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    return replace(part, module=GraphModule(joint, graph))
+    held = {**_attributes(constants), **_attributes(part)}
+    return replace(part, module=GraphModule(held, graph))
+
+
+def _attributes(part: NamedGraph) -> dict[str, Any]:
+    """What a graph reads of its module, by name."""
+    names = [str(node.target) for node in part.graph.find_nodes(op="get_attr")]
+    return {name: attrgetter(name)(part.module) for name in names}
 
 
 def _names(call: Call, taken: set[str]) -> list[str]:
@@ -260,17 +270,15 @@ def _names(call: Call, taken: set[str]) -> list[str]:
     return names
 
 
-def _weights(graphs: Graphs) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _weights(parts: Mapping[str, NamedGraph]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The name of every attribute that graphs read, the same for tied ones, and the tensors; those
     that the constants graph makes are not among these."""
-    made = {attribute(name): name for name in graphs["constants"].outputs}
+    made = {attribute(name): name for name in parts["constants"].outputs}
     names: dict[str, str] = dict(made)
     tensors: dict[str, Tensor] = {}
     first: dict[Memory, str] = {}
-    for part in graphs.parts.values():
-        for node in part.graph.find_nodes(op="get_attr"):
-            name = str(node.target)
-            tensor = attrgetter(name)(part.module)
+    for part in parts.values():
+        for name, tensor in _attributes(part).items():
             if isinstance(tensor, Tensor) and name not in made:
                 key = memory_of(tensor)
                 names[name] = first.setdefault(key, name)

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from .codegen.errors import FolderError
+from .codegen.nm.pattern import NM
 from .hashed import check_files, files_of, is_whole
 from .sidecar import Sidecar
 
 Format = Literal["pt2", "onnx", "aoti"]
 FORMATS: tuple[str, ...] = get_args(Format)
-VERSION = 3
+VERSION = 4
 """Of the folder; another one is refused."""
 COMMITTED = "committed."
 """In place of ``baseline.`` in the names of what a commit returns."""
@@ -76,6 +77,9 @@ class FolderSignature:
     further weights."""
     weights: str
     """A fingerprint of the model's."""
+    sparse: dict[str, NM]
+    """Of layers, by name, with N:M sparse weights: what they keep. N is the weight
+    ``kept.LAYER``, int32 []; others than those of the export can be given to ``constants``."""
     schedule: str | None
     """Of sampling runs, as :meth:`.Schedule.to_json` writes it."""
     sidecar: Sidecar
@@ -141,6 +145,7 @@ def _from_json(content: dict[str, Any]) -> FolderSignature:
     content["inputs"] = tuple(Input(**_tuples(entry)) for entry in content["inputs"])
     content["values"] = {k: Value(**_tuples(v)) for k, v in content["values"].items()}
     content["graphs"] = {k: GraphFile(**_tuples(v)) for k, v in content["graphs"].items()}
+    content["sparse"] = {layer: NM(*pattern) for layer, pattern in content["sparse"].items()}
     content["sidecar"] = Sidecar.from_json(content["sidecar"])
     return FolderSignature(**{f.name: content[f.name] for f in fields(FolderSignature)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from .changes import Drops
 from .codegen.ambient import as_captured
 from .codegen.errors import BaselineError, ConfigError, FolderError, SignatureError
 from .codegen.export import aoti, onnx, pt2
+from .codegen.export.pt2 import Run
+from .codegen.nm.pattern import NM
 from .folder import COMMITTED, FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
 from .forecast import Forecaster
 from .masks import MaskLike
@@ -27,8 +29,13 @@ from .runtime import Runtime
 from .schedule import Schedule
 from .signature import Call, as_tensor, bind_to, is_number
 from .state import Weights
+from .switching import counted, fingerprint, numbers, switched
 
-_READ = {"pt2": pt2.read, "onnx": onnx.read, "aoti": aoti.read}
+_READ: dict[str, Callable[[Path, Mapping[str, Tensor]], Run]] = {
+    "pt2": lambda path, _: pt2.read(path),
+    "onnx": onnx.read,
+    "aoti": lambda path, _: aoti.read(path),
+}
 _CPU = torch.device("cpu")
 
 
@@ -68,17 +75,12 @@ class Loaded:
     def __init__(self, folder: Path, signature: FolderSignature) -> None:
         self._folder = folder
         self.signature = signature
-        read = _READ[signature.format]
-        self._graphs = {name: read(folder / graph.file) for name, graph in signature.graphs.items()}
-        # onnxruntime reads the weights itself
-        self._tensors: dict[str, Tensor] = {}
-        if signature.format != "onnx":
-            self._tensors = load_file(folder / WEIGHTS)
         self._names = {f"input.{i}": entry.name for i, entry in enumerate(signature.inputs)}
-        with as_captured():
-            self._tensors |= self._run("constants", {})
-        self._runtime = Runtime(signature.sidecar, self._run, _CPU, lambda: signature.weights)
-        self._weights = Weights(signature.weights, None)
+        self._graphs: dict[str, Run] = {}
+        # onnxruntime reads the weights itself
+        is_onnx = signature.format == "onnx"
+        self._tensors: dict[str, Tensor] = {} if is_onnx else load_file(folder / WEIGHTS)
+        self._take(signature.sparse)
         self._drops = Drops(is_told=not signature.config["warn_dropped"])
         self._last: Plan | None = None
         kind = inspect.Parameter
@@ -91,6 +93,36 @@ class Loaded:
 
     def __repr__(self) -> str:
         return f"<Loaded {self._folder}: {self.signature.format}>"
+
+    @property
+    def layers(self) -> dict[str, NM]:
+        """What sparse weights keep now, by layer."""
+        return dict(self._patterns)
+
+    def use(self, n: int, *, layers: str | Sequence[str] | None = None) -> None:
+        """Keeps ``n`` of M inputs from now on, of the same dense weights, in all layers that are
+        sparse or in those that names match, as file names are matched. M, and how many outputs
+        share the choice, are those of the export; ``n = M`` are the dense weights, bit for bit.
+
+        A baseline that was recorded before is refused. Raises :class:`ConfigError`.
+        """
+        self._take(switched(self._patterns, n, layers))
+
+    def _take(self, patterns: Mapping[str, NM]) -> None:
+        """Opens what these change, and makes constants of them."""
+        signature, given = self.signature, numbers(patterns)
+        for name, graph in signature.graphs.items():
+            changed = {key: given[key] for key in graph.weights if key in given}
+            if name not in self._graphs or (changed and signature.format == "onnx"):
+                path = self._folder / graph.file
+                self._graphs[name] = _READ[signature.format](path, changed)
+        self._tensors |= {} if signature.format == "onnx" else given
+        with as_captured():
+            self._tensors |= self._run("constants", {})
+        content = fingerprint(signature.weights, signature.sparse, patterns)
+        self._patterns, self._weights = patterns, Weights(content, None)
+        sidecar = counted(signature.sidecar, patterns)
+        self._runtime = Runtime(sidecar, self._run, _CPU, lambda: self._weights.content)
 
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Baseline]:
         """The model's output and the baseline to update from. Raises :class:`SignatureError`."""

@@ -38,10 +38,12 @@ class Report:
 
     @property
     def macs_dense(self) -> int:
+        """Of the model with all of its weights."""
         return sum(node.macs for node in self.nodes)
 
     @property
     def macs_update(self) -> int:
+        """Of the weights that are kept."""
         return sum(node.macs_now for node in self.nodes)
 
     @property
@@ -143,7 +145,7 @@ def make_report(sidecar: Sidecar, tables: Tables | None, kept: Mapping[str, int]
     nodes = tuple(
         replace(
             node,
-            macs_now=round(node.macs * active.get(node.mask, 1.0)),
+            macs_now=round(node.macs_kept * active.get(node.mask, 1.0)),
             kept=kept.get(node.name, 0),
         )
         for node in sidecar.nodes

@@ -19,7 +19,7 @@ from .passes.facts import facts
 from .passes.fuse import Fused
 from .passes.graphs import Constant, Graphs, Read, Row
 from .passes.layout import Axis, Grid, Layout, Space
-from .passes.macs import macs
+from .passes.macs import dense_macs, of_weight, share_kept
 from .passes.rules.base import draws
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -39,9 +39,13 @@ class NodeReport:
     reason: str
     grid: Grid | None
     macs: int
-    """Multiply-accumulates of the dense operator."""
+    """Multiply-accumulates of the dense operator with all of its weights."""
+    weights: float
+    """Share of its weights that are kept."""
+    layer: str
+    """The layer of the model that has the weights, where not all are kept."""
     macs_now: int
-    """The same for the update with the reported plan."""
+    """Multiply-accumulates of the update with the reported plan, of the weights that are kept."""
     kept: int
     """Bytes of its value in the last baseline."""
     source: str
@@ -50,6 +54,11 @@ class NodeReport:
     """The plan's value that says where it is active; empty where it is computed whole."""
     reused: bool
     """Only key steps of a sampling run compute it."""
+
+    @property
+    def macs_kept(self) -> int:
+        """Of the weights that are kept, at all sites."""
+        return round(self.macs * self.weights)
 
 
 @dataclass(frozen=True)
@@ -125,14 +134,14 @@ class Sidecar:
     @cached_property
     def _most(self) -> float:
         """Multiply-accumulates of an update."""
-        return self.dense_above * sum(node.macs for node in self.nodes)
+        return self.dense_above * sum(node.macs_kept for node in self.nodes)
 
     @cached_property
     def _work(self) -> Mapping[str, int]:
         """The dense ones of what updates compute, by mask."""
         work = Counter[str]()
         for node in self.nodes:
-            work[node.mask] += 0 if node.state == "static" else node.macs
+            work[node.mask] += 0 if node.state == "static" else node.macs_kept
         return work
 
     def to_json(self) -> dict[str, Any]:
@@ -187,15 +196,17 @@ def _of_model(node: Node) -> Node:
 
 
 def _node(node: Node, reused: bool) -> NodeReport:
-    known, work = facts(node), macs(node)
+    known, share = facts(node), share_kept(node)
     return NodeReport(
         name=node.name,
         operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
         state=_state(node),
         reason=known.reason,
         grid=known.layout.grid if known.layout else None,
-        macs=work,
-        macs_now=work,
+        macs=dense_macs(node),
+        weights=share,
+        layer=of_weight(node).layer,
+        macs_now=round(dense_macs(node) * share),
         kept=0,
         source=_source(node),
         mask=mask_name(known.mask) if known.mask else "",

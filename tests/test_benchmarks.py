@@ -14,7 +14,7 @@ from sparsify.codegen import opaque, products
 from sparsify.codegen.prepack import prepack_conv
 from torch import nn
 
-from benchmarks import edits, reuse, store
+from benchmarks import edits, reuse, sparse_networks, store
 from benchmarks.floors import Rates, weight_bytes
 from benchmarks.masks import MASKS
 from benchmarks.measure import SHARES
@@ -158,6 +158,21 @@ def test_space_and_time_together(reused: Path) -> None:
     assert rows["both"]["macs_share"] == pytest.approx(space * time) and time == 0.2
     assert min(rows[name]["psnr"] for name in ("space", "time", "both")) > 20
     assert rows["space"]["psnr"] > result["psnr_of_recorded"]
+
+
+def test_networks_with_sparse_weights(tmp_path: Path) -> None:
+    sparse_networks.main(["ddpm-church-256", "--quick", "--rounds", "1", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "sparse-networks.json").read_text())
+    (network,) = result["networks"]
+    assert network["layers"] > network["refused"] > 0
+    shares, macs = network["shares"], network["macs"]
+    assert shares["all"] < min(shares["space"], shares["time"], shares["weights"])
+    assert shares["time"] == pytest.approx(9 / 50)
+    assert shares["weights"] == pytest.approx(macs["call, sparse weights"])
+    assert set(network["times"]) == {
+        kind + kept for kind in ("call", "update", "run") for kept in ("", ", sparse weights")
+    }
+    assert all(own > 0 for own in network["speedups"].values())
 
 
 def test_edits_from_disk(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_follows_the_model_in_process(format: Any, folder: Path, tmp_path: Path)
 
 def test_the_signature_says_what_graphs_take(folder: Path) -> None:
     about = json.loads((folder / "signature.json").read_text())
-    assert about["format"] == "pt2" and about["version"] == 3
+    assert about["format"] == "pt2" and about["version"] == 4
     assert about["config"]["policy"] == "fixed" and about["sidecar"]["grid"] == [SIZE, SIZE]
     grids = {entry["name"]: entry["grid"] for entry in about["inputs"]}
     assert grids == {"image": [SIZE, SIZE], "step": None}

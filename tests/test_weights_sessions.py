@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from sparsify import Schedule, SparseModule, SparseWeights, sparsify
+from sparsify.run_report import RunReport
 
 STEPS, SIZE = 6, 16
 MASK = torch.zeros(SIZE, SIZE, dtype=torch.bool)
@@ -50,6 +51,22 @@ def edited(sparse: SparseModule, schedule: Schedule | None) -> list[Tensor]:
         return [first, second, sampled(torch.where(MASK.flip(0), painted - 1, painted))]
 
 
+def run_report(sparse: SparseModule, schedule: Schedule) -> RunReport:
+    """Of an edit of a run."""
+    torch.manual_seed(1)
+    x, words = torch.randn(2, 4, SIZE, SIZE), torch.randn(2, 7, 32)
+
+    def sampled() -> None:
+        for t in range(STEPS, 0, -1):
+            sparse(x, torch.tensor(100 * t), words)
+
+    with sparse.recording(schedule) as session:
+        sampled()
+    with session.editing(MASK, schedule) as editing:
+        sampled()
+    return editing.report()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("part", [None, "output", "encoder", "deep"])
 def test_all_three_equal_the_masked_model(part: Any) -> None:
@@ -61,3 +78,20 @@ def test_all_three_equal_the_masked_model(part: Any) -> None:
     want = edited(sparsify(weights.model, **options), schedule or None)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert not torch.equal(got[1], got[2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["output", "deep"])
+def test_the_report_of_a_run_has_the_shares_of_all_three(part: Any) -> None:
+    schedule = Schedule.every(3, STEPS, reuse=part)
+    shares = []
+    for n, m in ((4, 4), (2, 4)):
+        own = SparseWeights(model(), 2, 4, v=16)
+        own.use(n, m)
+        report = run_report(sparsify(own.model, backend="eager", dense_share=0.0), schedule)
+        whole = report.macs_dense
+        shares.append((whole, report.macs_space, report.macs_time))
+        left = report.macs_weights / whole
+    assert shares[0] == shares[1]  # each of what it alone leaves
+    assert 0.5 < left < 0.7 and report.macs_now < min(*shares[1], report.macs_weights)
+    assert sum(node.macs_now for node in report.nodes()) == report.macs_now

@@ -225,21 +225,26 @@ def _tidied(model: ir.Model) -> ir.Model:
     return tidy(model).model
 
 
-def read(path: Path) -> Run:
-    """A session on the CPU. Raises :class:`FolderError` without onnxruntime."""
+def read(path: Path, weights: Mapping[str, Tensor] = {}) -> Run:
+    """A session on the CPU, with ``weights`` in place of those that the model has by these names.
+    Raises :class:`FolderError` without onnxruntime."""
     try:
         import onnxruntime
     except ImportError:
         raise FolderError(
             "an ONNX folder is run by onnxruntime, which is missing: pip install 'sparsify[export]'"
         ) from None
+    options, value_of = onnxruntime.SessionOptions(), onnxruntime.OrtValue.ortvalue_from_numpy
+    held = {name: value_of(weight.numpy()) for name, weight in weights.items()}
+    options.add_external_initializers(list(held), list(held.values()))  # before it folds constants
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise FolderError(f"onnxruntime cannot run {path.name}: {reason(error)}") from error
     names = [value.name for value in session.get_inputs()]
 
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+    # The session reads from `held`, which nothing else keeps.
+    def run(tensors: Sequence[Tensor], _: Any = held) -> list[Tensor]:
         given: dict[str, Any] = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
         return [torch.from_numpy(array) for array in session.run(None, given)]
 

@@ -22,12 +22,17 @@ def nm_mask(weight: Tensor, n: int, m: int, v: int = 1) -> Tensor:
             f"nm_mask needs a weight [O, I, *taps], 0 < n <= m and 0 < v, not a "
             f"weight {shape}, n={n}, m={m}, v={v}"
         )
-    weight, (outputs, inputs) = weight.detach(), weight.shape[:2]
+    return _kept(weight.detach(), m, v, m - n)
+
+
+def _kept(weight: Tensor, m: int, v: int, dropped: int | Tensor) -> Tensor:
+    """See :func:`nm_mask`; so many of m are ``dropped``."""
+    outputs, inputs = weight.shape[:2]
     scores = _scores(weight.flatten(2) if weight.dim() > 2 else weight[..., None], v)
     scores = torch.nn.functional.pad(scores, (0, 0, 0, -inputs % m), value=-1.0)
     # Groups stand along the last axes, so that each comparison below is one long loop.
     groups = scores.unflatten(1, (-1, m)).movedim(2, 0).contiguous()
-    kept = (_ranks(groups) >= m - n).movedim(0, 2).flatten(1, 2)[:, :inputs]
+    kept = (_ranks(groups) >= dropped).movedim(0, 2).flatten(1, 2)[:, :inputs]
     return kept.repeat_interleave(v, 0)[:outputs].reshape(weight.shape)
 
 
@@ -56,3 +61,8 @@ def _ranks(groups: Tensor) -> Tensor:
 def nm_masked(weight: Tensor, n: int, m: int, v: int, decay: float) -> Tensor:
     """weight with zeros where :func:`nm_mask` is false."""
     return weight.clone().masked_fill_(~nm_mask(weight, n, m, v), 0.0)
+
+
+def masked_by_number(weight: Tensor, n: Tensor, m: int, v: int) -> Tensor:
+    """The same for an ``n``, int32 [], that only a run knows."""
+    return weight.masked_fill(~_kept(weight, m, v, m - n), 0.0)
