@@ -40,17 +40,18 @@ OF_RUNS = ("ddpm-church-256",)
 """Networks of which whole runs are timed too."""
 DENSE, UPDATE, RUN = "call", "update", "run"
 KEPT = ", sparse weights"
+PATTERN = NM(2, 4, 16)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``backend`` "eager" compiles nothing; ``narrow`` networks are tiny. ``edited`` is the share of
-    the sites. A run has so many ``steps``, of which each ``every``-th calls the model."""
+    """``backend`` "eager" compiles nothing; ``narrow`` networks are tiny. ``edited`` is the share
+    of the sites. A run has so many ``steps``, of which each ``every``-th calls the model."""
 
     backend: str = "inductor"
     rounds: int = 5
     edited: float = 0.05
-    pattern: NM = NM(2, 4, 16)
+    pattern: NM = PATTERN
     steps: int = 50
     every: int = 6
     narrow: bool = False
@@ -186,8 +187,8 @@ def _shares(report: RunReport) -> dict[str, float]:
 
 
 def _speedups(spent: dict[str, list[float]], settings: Settings) -> dict[str, float]:
-    """Medians over rounds: of sparse weights against all weights, and of everything against compiled
-    calls with all weights."""
+    """Medians over rounds: of sparse weights against all weights, and of everything against
+    compiled calls with all weights."""
 
     def ratio(slow: str, fast: str, times: int = 1) -> float:
         pairs = zip(spent[slow], spent[fast], strict=True)

@@ -1,4 +1,4 @@
-"""Sparse weights of an exported folder: how many inputs a layer keeps is a tensor, so that it can be
+"""Sparse weights of an exported folder: how many inputs a layer keeps is a tensor, which can be
 another number after the export."""
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def numbers(patterns: Patterns) -> dict[str, Tensor]:
 
 
 def switched(now: Patterns, n: int, layers: str | Sequence[str] | None) -> dict[str, NM]:
-    """The patterns ``now`` with another N, of all layers or of those that names match, as file names
-    are matched. Raises :class:`ConfigError`."""
+    """The patterns ``now`` with another N, in all layers or in those that names match, as file
+    names are matched. Raises :class:`ConfigError`."""
     asked = ("*",) if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
     for one in asked:
         if not any(matches(layer, [one]) for layer in now):

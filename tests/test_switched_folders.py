@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sparsify.codegen.nm import nm_mask
 from torch import Tensor, nn
 
 import sparsify
 from sparsify import BaselineError, ConfigError, SparseWeights
-from sparsify.codegen.nm import nm_mask
 from sparsify.weights import NM
 
 SIZE, M, V = 16, 4, 16
@@ -93,7 +93,7 @@ def test_what_cannot_be_is_refused(folder: Path) -> None:
     for n in (0, M + 1):
         with pytest.raises(ConfigError, match=f"n={n}: 1 was exported with m={M}"):
             loaded.use(n)
-    with pytest.raises(ConfigError, match="layers='0'.* 1, 3, 4"):
+    with pytest.raises(ConfigError, match=r"layers='0'.* 1, 3, 4"):
         loaded.use(1, layers="0")
     assert set(loaded.layers.values()) == {NM(2, M, V)}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +22,10 @@ from ..codegen.checksum import Memory
 from ..codegen.errors import StoreError
 
 Tensors = dict[str, Tensor]
+_PAGE = 4096
+_DIRECT: int = getattr(os, "O_DIRECT", 0)
+"""Past the system's own cache, which for sessions larger than memory only costs time: what is read
+next was dropped long ago."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +71,49 @@ class ValuesFile:
         Raises :class:`StoreError` if the file is not as it was written.
         """
         try:
-            with self.path.open("rb") as file:
+            with _opened(self.path) as file:
                 return {name: self._one(file, spot, pinned) for name, spot in self._spots.items()}
         except OSError as error:
             raise StoreError(
                 f"{self.path} cannot be read ({error.strerror}): record again"
             ) from None
 
-    def _one(self, file: Any, spot: _Spot, pinned: bool) -> Tensor:
-        own = torch.empty(spot.shape, dtype=spot.dtype, pin_memory=pinned)
-        file.seek(spot.start)
-        read = file.readinto(own.view(-1).view(torch.uint8).numpy()) if own.nbytes else 0
+    def _one(self, file: FileIO, spot: _Spot, pinned: bool) -> Tensor:
+        size = math.prod(spot.shape) * spot.dtype.itemsize
+        read = _read(file, spot.start, size, pinned)
+        own = None if read is None else read.view(spot.dtype).view(spot.shape)
         # Summed at once, while it is in the processor's cache.
-        if read != own.nbytes or _checksum(own) != spot.checksum:
+        if own is None or _checksum(own) != spot.checksum:
             raise StoreError(f"{self.path} was changed after it was written: record again")
         return own
+
+
+def _opened(path: Path) -> FileIO:
+    """To be read, directly where its file system can."""
+    try:
+        return FileIO(path, opener=lambda name, flags: os.open(name, flags | _DIRECT))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return FileIO(path)
+
+
+def _read(file: FileIO, start: int, size: int, pinned: bool) -> Tensor | None:
+    """uint8 [size] from ``start`` on; None if the file ends before.
+
+    Direct reads are of whole pages, into whole pages.
+    """
+    first, stop = start // _PAGE * _PAGE, -(-(start + size) // _PAGE) * _PAGE
+    held = torch.empty(stop - first + _PAGE, dtype=torch.uint8, pin_memory=pinned)
+    pages = held[-held.data_ptr() % _PAGE :][: stop - first]
+    file.seek(first)
+    done, needed = 0, start + size - first if size else 0
+    while done < needed:
+        some = file.readinto(pages[done:].numpy())
+        done += some
+        if not some or (done < needed and done % _PAGE):  # the file ends
+            return None
+    return pages[start - first :][:size]
 
 
 def _checksum(tensor: Tensor) -> tuple[int | float, ...]:
