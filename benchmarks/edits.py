@@ -89,9 +89,11 @@ class Runs:
 
     def _schedule(self, after: int, calls: int) -> Schedule:
         """The steps that find the mask, and as many later ones as there are ``calls``, all as far
-        apart: a forecast from steps side by side would reach too far."""
+        apart, but for the first: forecasts up to it are from steps side by side."""
         steps, rest = self.options.steps, calls - after
-        later = (after - 1 + round((i + 1) * (steps - after) / rest) for i in range(rest))
+        first = after - 1 + (steps - after) // rest
+        gap = (steps - 1 - first) / max(rest - 1, 1)
+        later = (first + round(i * gap) for i in range(rest))
         return Schedule.at({*range(after), *later}, steps, order=1)
 
     def _call(self, prompt: str) -> dict[str, Any]:
