@@ -2,14 +2,15 @@
 
 For each size the share of the roofline: the larger of arithmetic over the measured rate of a
 large matrix product, and bytes over the measured bandwidth of a large copy, over the time. Beside
-it the library's dense operator at the same number of sites.
+it the library's dense operator at the same number of sites. Then convolutions and linear layers
+with weights that keep 2 of 4 inputs, in each format that runs here, against the dense weight.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from sparsify.codegen import tables
+from sparsify.codegen import products, tables
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.geometry import Window
+from sparsify.codegen.nm import nm_masked
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
-from sparsify.codegen.prepack import prepack_conv
+from sparsify.codegen.prepack import PLAIN, fuses, prepack_conv, prepack_linear, runs
 from torch import Tensor
 
 from benchmarks.machine import environment
@@ -37,6 +39,9 @@ CONVS = [  # (channels, side of the grid, active sites)
 ATTENTIONS = [  # (heads, head, sites, active)
     *((8, 40, 4096, 205), (10, 64, 4096, 205), (20, 64, 1024, 51), (24, 128, 4608, 717)),
 ]
+LINEARS = [(320, 4096), (640, 1024), (1280, 256), (1280, 64), (3072, 717)]  # (channels, rows)
+FORMATS = {PLAIN: 1, "tiles 16:2:4": 16, "tiles 64:2:4": 64, "2:4": 1}
+"""Of a weight, and how many of its outputs share their inputs."""
 
 
 def microseconds(run: Callable[..., Any], *operands: Tensor) -> float:
@@ -68,35 +73,80 @@ def rates(dtype: torch.dtype) -> tuple[float, float]:
     return flops, 2 * large.nbytes / microseconds(copy, large)
 
 
-def conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -> dict[str, Any]:
+def conv_operands(channels: int, side: int, active: int, dtype: torch.dtype) -> list[Tensor]:
+    """x, baseline, halo_sites, kernel_map of a 3x3 convolution."""
     grid = (side, side)
-    mask = centred_square(grid, active / side**2)
-    sites = tables.active_sites(mask, True)
+    sites = tables.active_sites(centred_square(grid, active / side**2), True)
     window = Window(grid, grid, (3, 3), padding=(1, 1))
     kernel_map, halo_sites = (t.cuda() for t in tables.kernel_map(window, sites, sites, True))
+    base = drawn(1, side * side, channels, dtype=dtype).transpose(1, 2)
+    x = drawn(1, len(sites), channels, dtype=dtype).transpose(1, 2)
+    return [x, base, halo_sites, kernel_map]
 
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, device="cuda", dtype=dtype)
 
-    base = drawn(1, side * side, channels).transpose(1, 2)
-    x = drawn(1, len(sites), channels).transpose(1, 2)
-    dense_weight, bias = drawn(channels, channels, 3, 3), drawn(channels)
-    weight = prepack_conv(dense_weight, format="plain")
-    height = max(2, round(len(sites) ** 0.5))  # a picture of as many sites, for the library
-    image = drawn(1, channels, height, len(sites) // height)
+def drawn(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=dtype)
+
+
+def conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -> dict[str, Any]:
+    x, base, halo_sites, kernel_map = operands = conv_operands(channels, side, active, dtype)
+    dense_weight = drawn(channels, channels, 3, 3, dtype=dtype)
+    bias, sites = drawn(channels, dtype=dtype), x.shape[2]
+    weight = prepack_conv(dense_weight, format=PLAIN)
+    height = max(2, round(sites**0.5))  # a picture of as many sites, for the library
+    image = drawn(1, channels, height, sites // height, dtype=dtype)
     image, dense_weight = (
         t.contiguous(memory_format=torch.channels_last) for t in (image, dense_weight)
     )
     library = microseconds(partial(F.conv2d, padding=1), image, dense_weight, bias)
-    ours = microseconds(gather_conv, x, base, halo_sites, kernel_map, weight, bias)
-    read = weight.nbytes + (x.shape[2] + len(halo_sites) + len(sites)) * channels * x.element_size()
+    ours = microseconds(partial(gather_conv, format=PLAIN), *operands, weight, bias)
+    read = weight.nbytes + (sites + len(halo_sites) + sites) * channels * x.element_size()
     return {
-        "kernel": f"conv {channels}, {len(sites)} of {side}x{side}",
+        "kernel": f"conv {channels}, {sites} of {side}x{side}",
         "microseconds": ours,
-        "library": library * len(sites) / image[0, 0].numel(),
-        "flops": 2 * len(sites) * 9 * channels**2,
+        "library": library * sites / image[0, 0].numel(),
+        "flops": 2 * sites * 9 * channels**2,
         "bytes": read + kernel_map.nbytes,
     }
+
+
+def sparse_conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Microseconds of a 3x3 convolution by format, with the gather of what it reads."""
+    operands = conv_operands(channels, side, active, dtype)
+    bias = drawn(channels, dtype=dtype)
+
+    def apart(
+        x: Tensor, base: Tensor, halo_sites: Tensor, *others: Tensor, format: str
+    ) -> Tensor:
+        halo = base.index_select(2, halo_sites)
+        return products.gather_conv(x, halo, *others, format=format)
+
+    row: dict[str, Any] = {"kernel": f"conv {channels}, {operands[0].shape[2]} of {side}x{side}"}
+    for format, weight in sparse_weights(channels, 3, dtype):
+        run = partial(gather_conv if fuses(format) else apart, format=format)
+        row[format] = microseconds(run, *operands, prepack_conv(weight, format=format), bias)
+    return row
+
+
+def sparse_linear_row(channels: int, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Microseconds of a linear layer by format; the plain one is the library's."""
+    x, bias = drawn(1, rows, channels, dtype=dtype), drawn(channels, dtype=dtype)
+    row: dict[str, Any] = {"kernel": f"linear {channels}, {rows} rows"}
+    for format, weight in sparse_weights(channels, 1, dtype):
+        run = partial(products.linear, format=format)
+        row[format] = microseconds(run, x, prepack_linear(weight, format=format), bias)
+    return row
+
+
+def sparse_weights(
+    channels: int, side: int, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """For each format that runs here a weight [channels, channels, side, side] that keeps 2 of
+    4."""
+    weight = drawn(channels, channels, side, side, dtype=dtype)
+    for format, v in FORMATS.items():
+        if runs(format, weight.device, dtype) and channels % v == 0:
+            yield format, nm_masked(weight, 2, 4, v)
 
 
 def attention_row(
@@ -104,11 +154,11 @@ def attention_row(
 ) -> dict[str, Any]:
     where = torch.arange(active, device="cuda")
 
-    def drawn(length: int) -> Tensor:
-        return torch.randn(1, length, heads, head, device="cuda", dtype=dtype).transpose(1, 2)
+    def tokens(length: int) -> Tensor:
+        return drawn(1, length, heads, head, dtype=dtype).transpose(1, 2)
 
-    query, key, value = (drawn(active) for _ in range(3))
-    base_key, base_value = drawn(sites), drawn(sites)
+    query, key, value = (tokens(active) for _ in range(3))
+    base_key, base_value = tokens(sites), tokens(sites)
     bias, scale = key_bias(where, sites), head**-0.5
 
     def library(query: Tensor, *overlaid: Tensor) -> Tensor:
@@ -130,6 +180,16 @@ def attention_row(
     }
 
 
+def sparse_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="microseconds with weights that keep 2 of 4 inputs")
+    for column in ("kernel", *FORMATS):
+        table.add_column(column)
+    for row in rows:
+        times = (f"{row[format]:.1f}" if format in row else "" for format in FORMATS)
+        table.add_row(row["kernel"], *times)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="float16", choices=["float32", "float16", "bfloat16"])
@@ -149,8 +209,12 @@ def main() -> None:
         times = (f"{row['microseconds']:.1f}", f"{row['library']:.1f}")
         view.add_row(row["kernel"], *times, f"{row['roofline']:.0%}", row["bound"])
     Console().print(view)
+    sparse = [sparse_conv_row(*size, dtype) for size in CONVS]
+    sparse += [sparse_linear_row(*size, dtype) for size in LINEARS]
+    Console().print(sparse_table(sparse))
     result = {**environment(), "gpu": torch.cuda.get_device_name(), "dtype": options.dtype}
     measured = {"flops_per_us": flops, "bytes_per_us": bandwidth, "rows": rows}
+    measured["sparse"] = sparse
     options.out.write_text(json.dumps({**result, **measured}, indent=1) + "\n")
 
 

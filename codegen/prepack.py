@@ -8,7 +8,11 @@ from torch.fx import Graph
 
 from .gather_matmul.formats import LISTED as LISTED
 from .gather_matmul.formats import PLAIN as PLAIN
+from .gather_matmul.formats import SEMI_STRUCTURED as SEMI_STRUCTURED
+from .gather_matmul.formats import SPARSE as SPARSE
+from .gather_matmul.formats import TILES as TILES
 from .gather_matmul.formats import named
+from .gather_matmul.tiles import tile_columns as tile_columns
 
 
 def prepack_linear(weight: Tensor, *, format: str) -> Tensor:
@@ -52,6 +56,11 @@ def fits(format: str, device: torch.device, dtype: torch.dtype, width: int, grou
 def runs(format: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Is there a kernel for this device and dtype here?"""
     return named(format).runs(device, dtype)
+
+
+def fuses(format: str) -> bool:
+    """Does the convolution with what follows it, :mod:`.gather_conv`, read it on CUDA?"""
+    return named(format).parts is not None
 
 
 def make_plain(graph: Graph) -> None:

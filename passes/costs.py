@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -16,8 +17,15 @@ from .facts import facts, is_constant, layout_of
 class Costs:
     """The defaults were measured on 2 cores with AVX-512."""
 
-    formats: tuple[str, ...] = (prepack.LISTED, "panels")
+    formats: tuple[str, ...] = (prepack.LISTED, prepack.TILES, prepack.SEMI_STRUCTURED, "panels")
     """Of constant weights, best first; where none has a kernel for a weight, it stays plain."""
+    any_rows: tuple[str, ...] = (prepack.LISTED, prepack.SEMI_STRUCTURED)
+    """Of these, the ones whose linear layers are faster than the library's, however many rows there
+    are; the one for CUDA is taken for such, no GPU has timed it."""
+    tile_columns: int = 64
+    """A weight is stored in tiles if these are as wide, and if it keeps up to ``most_in_tiles``:
+    each tile reads its rows one channel at a time. An estimate for CUDA; no GPU has timed it."""
+    most_in_tiles: float = 0.5
     most_kept: float = 0.875
     """Up to such a share of N in M a weight that keeps so much is stored with lists of it: 1.9
     times as fast as panels for 2:4, 1.3 for 3:4, 1.1 for 7:8, even for 15:16."""
@@ -42,36 +50,38 @@ class Costs:
         self, weight: Node, width: int, groups: int = 1, transposed: bool = False
     ) -> str:
         """Of a convolution with ``width`` output channels."""
-        if is_constant(weight):
-            value: Tensor = weight.meta["val"]
-            listed = None if transposed else self._listed(weight)
-            for name in self.formats:
-                own = listed if name == prepack.LISTED else name
-                if own and prepack.fits(own, value.device, value.dtype, width, groups):
-                    return own
-        return prepack.PLAIN
+        sparse = {} if transposed else self._sparse(weight)
+        names = [sparse.get(name) if name in prepack.SPARSE else name for name in self.formats]
+        return _first(names, weight, width, groups) or prepack.PLAIN
 
     def list_format(self, weight: Node, groups: int = 1) -> str | None:
-        """The format of a weight [O, I, ...] if a product reads a list of inputs with it. That is
+        """The format of a weight [O, I, ...] if a product reads with it what it keeps alone, and is
         faster than the library's, however many rows there are."""
-        format = self.conv_format(weight, len(weight.meta["val"]), groups)
-        return format if format == self._listed(weight) else None
+        sparse = self._sparse(weight)
+        names = [sparse.get(name) for name in self.formats if name in self.any_rows]
+        return _first(names, weight, len(weight.meta["val"]), groups)
 
     def whole_format(self, node: Node, weight: Node, groups: int = 1) -> str | None:
-        """The same, if the convolution ``node`` of a whole map is faster as such a product."""
-        _, channels, *taps = weight.meta["val"].shape
+        """The same, if the convolution ``node`` of a whole map is faster as such a product; on CUDA
+        the library's, which reads no kernel map, is taken for faster."""
+        value: Tensor = weight.meta["val"]
+        _, channels, *taps = value.shape
         work: int = prod((*node.meta["val"].shape, channels, *taps))
-        if channels < self.few_channels or work < self.few_macs:
+        if value.is_cuda or channels < self.few_channels or work < self.few_macs:
             return None
         return self.list_format(weight, groups)
 
-    def _listed(self, weight: Node) -> str | None:
-        """The format of a weight [O, I, ...] that keeps the same few inputs for 16 outputs."""
-        kept = facts(weight).kept
-        if kept is None or kept.v % 16 or kept.share > self.most_kept:
-            return None
-        divides = weight.meta["val"].shape[1] % kept.m == 0
-        return prepack.listed(kept.n, kept.m) if divides else None
+    def _sparse(self, weight: Node) -> dict[str, str | None]:
+        """Of a weight [O, I, ...] that keeps N of M inputs: the formats that store no more, each by
+        its name in ``formats``."""
+        kept, channels = facts(weight).kept, weight.meta["val"].shape[1]
+        if kept is None or kept.share > self.most_kept:
+            return {}
+        found = {name: named(kept, channels) for name, named in prepack.SPARSE.items()}
+        is_narrow = prepack.tile_columns(kept.v) < self.tile_columns
+        if is_narrow or kept.share > self.most_in_tiles:
+            del found[prepack.TILES]
+        return found
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""
@@ -90,5 +100,17 @@ class Costs:
             return True
         if grid is None or prod(grid) > self.small_grid or not is_constant(weight):
             return False
-        names = (name for name in self.formats if name != prepack.LISTED)
+        names = (name for name in self.formats if name not in prepack.SPARSE)
         return any(prepack.runs(name, value.device, value.dtype) for name in names)
+
+
+def _first(names: Iterable[str | None], weight: Node, width: int, groups: int) -> str | None:
+    """The first of these formats in which the weight can be stored, and computed with here."""
+    if not is_constant(weight):
+        return None
+    value: Tensor = weight.meta["val"]
+
+    def fits(name: str) -> bool:
+        return prepack.fits(name, value.device, value.dtype, width, groups)
+
+    return next((name for name in names if name and fits(name)), None)

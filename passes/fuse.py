@@ -11,7 +11,7 @@ from sparsify.codegen import by_item, norms, opaque, ops, products
 from sparsify.codegen.gather_conv import gather_conv
 from sparsify.codegen.group_statistics import group_statistics
 from sparsify.codegen.overlay_attention import key_bias, overlay_attention
-from sparsify.codegen.prepack import PLAIN
+from sparsify.codegen.prepack import fuses
 from torch.fx import GraphModule, Node
 
 from .base import Pass
@@ -55,10 +55,11 @@ def fuse_conv(node: Node) -> Fused | None:
     """
     if node.target is not products.gather_conv:
         return None
-    if node.kwargs["format"] != PLAIN:
-        return Fused(node.name, "gather_conv", (), f"its weight is in {node.kwargs['format']}")
+    format = str(node.kwargs["format"])
+    if not fuses(format):
+        return Fused(node.name, "gather_conv", (), f"its weight is in {format}")
     operands, parts = _sources(node)
-    epilogue: dict[str, Any] = {}
+    epilogue: dict[str, Any] = {"format": format}
     last = node
     for step in (_shift, _activation, _scale, _residual):
         user = _only_user(last)

@@ -23,9 +23,9 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class ListedProducts(Pass):
-    """Where the model multiplies with a weight that keeps the same inputs for 16 outputs, graphs of
-    the stage "record" read only these inputs, as updates do: by a kernel that is then faster than
-    the library's, however many rows there are.
+    """Where the model multiplies with a weight that keeps N of M inputs, graphs of the stage
+    "record" read only these, as updates do, if there is a kernel that is then faster than the
+    library's, however many rows there are (:meth:`.Costs.list_format`).
 
     Nodes of the model stay as they are; :class:`.Partition` takes the others instead.
     """

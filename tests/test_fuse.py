@@ -83,7 +83,8 @@ def test_epilogue() -> None:
     assert [f.parts for f in found] == [("halo", "shift", "activation", "scale", "residual")]
     node = next(n for n in graph.nodes if n.name.startswith("gather_conv"))
     how = {key: value for key, value in node.kwargs.items() if isinstance(value, (str, float))}
-    assert how == {"activation": "leaky_relu", "slope": 0.1, "scale": 0.25}
+    wanted = {"activation": "leaky_relu", "slope": 0.1, "scale": 0.25}
+    assert how == {**wanted, "format": "plain"}
     assert {"shift", "residual"} <= set(node.kwargs)
 
 

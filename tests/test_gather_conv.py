@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsify.codegen import tables
-from sparsify.codegen.gather_conv import gather_conv
+from sparsify.codegen.gather_conv import gather_conv, on_cuda
 from sparsify.codegen.gather_conv.reference import ACTIVATIONS, activated, reference
+from sparsify.codegen.gather_matmul import tiles
 from sparsify.codegen.geometry import Geometry, TransposedWindow, Window
+from sparsify.codegen.nm import nm_masked
+from sparsify.codegen.nm.pattern import DENSE, NM
 from sparsify.codegen.prepack import prepack_conv
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -56,7 +59,13 @@ class Case:
     activation: str = "silu"
     scale: float = 0.7
     dtype: torch.dtype = torch.float32
+    kept: NM = DENSE
     seed: int = 0
+
+    @property
+    def format(self) -> str:
+        """Of the weight, if the kernel is to read what it keeps alone."""
+        return "plain" if self.kept == DENSE else str(tiles.name(self.kept, self.channels))
 
     @property
     def geometry(self) -> Geometry:
@@ -72,8 +81,10 @@ class Case:
         return Window(self.grid, out, self.kernel, step, padding)
 
 
-def arguments(case: Case) -> tuple[Any, ...]:
-    """Of :func:`reference`; baseline rows that no kernel map reads are not numbers."""
+def arguments(case: Case, format: str | None = None) -> tuple[Any, ...]:
+    """Of :func:`reference`; baseline rows that no kernel map reads are not numbers. ``format`` is
+    the case's own unless it is given."""
+    format = format or case.format
     random = torch.Generator().manual_seed(case.seed)
 
     def drawn(*shape: int) -> Tensor:
@@ -95,7 +106,8 @@ def arguments(case: Case) -> tuple[Any, ...]:
     halo = recorded if case.halo == IN_PLACE else recorded[:, halo_sites]
     outer = case.groups * case.width
     shape = (inner, case.width) if case.transposed else (outer, case.channels)
-    weight = prepack_conv(drawn(*shape, *case.kernel), case.groups, case.transposed, format="plain")
+    weight = nm_masked(drawn(*shape, *case.kernel), *case.kept)
+    weight = prepack_conv(weight, case.groups, case.transposed, format=format)
     return (
         x,
         None if dense else halo,
@@ -108,19 +120,22 @@ def arguments(case: Case) -> tuple[Any, ...]:
         0.2,
         case.scale,
         drawn(case.batch, len(sites), outer) if case.residual else None,
+        format,
     )
 
 
-def check(case: Case, got: Tensor, args: tuple[Any, ...]) -> None:
+def check(case: Case, got: Tensor) -> None:
     """``got`` is the result in float64 to what rounding can do to it.
 
     The sum has ``taps * channels`` products and three terms more, in float32; the activations
     stretch its error by at most 1.1, and silu adds a few roundings of its own.
     """
+    args = arguments(case, "plain")
     exact = [y.double() if isinstance(y, Tensor) and y.is_floating_point() else y for y in args]
     want = reference(*exact)
     sizes = [y.abs() if isinstance(y, Tensor) and y.is_floating_point() else y for y in exact]
-    largest = float(reference(*sizes[:7], "none", 0.0, abs(case.scale), sizes[-1]).max())
+    epilogue = ("none", 0.0, abs(case.scale), *sizes[-2:])
+    largest = float(reference(*sizes[:7], *epilogue).max())
     single, own = torch.finfo(torch.float32).eps, torch.finfo(case.dtype).eps
     terms = args[4].shape[1] + 3
     bound = (1.1 * (terms + 5) * single + own) * largest
@@ -163,8 +178,8 @@ TILES = st.sampled_from([kernels.tile(16, 16, 16, 4, 2), kernels.tile(32, 16, 32
 def test_kernels(case: Case, splits: int | None, config: Any) -> None:
     args = arguments(case)
     with guarded_accesses():
-        got = kernels.launch(*args, splits=splits, config=config)
-    check(case, got, args)
+        got = on_cuda(*args, splits=splits, config=config)
+    check(case, got)
 
 
 @interpreted
@@ -172,7 +187,7 @@ def test_depthwise() -> None:
     case = Case(groups=70, channels=1, width=1)
     args = arguments(case)
     with guarded_accesses():
-        check(case, kernels.launch(*args), args)
+        check(case, on_cuda(*args))
 
 
 @interpreted
@@ -180,11 +195,11 @@ def test_columns_first() -> None:
     """Operands may be stored channel by channel."""
     case = Case()
     args = list(arguments(case))
-    for i in (0, 1, -1):
+    for i in (0, 1, -2):  # x, halo and residual
         args[i] = args[i].mT.contiguous().mT
     with guarded_accesses():
-        got = kernels.launch(*args, splits=2, config=kernels.tile(16, 16, 16, 4, 2))
-    check(case, got, tuple(args))
+        got = on_cuda(*args, splits=2, config=kernels.tile(16, 16, 16, 4, 2))
+    check(case, got)
 
 
 @compiled
@@ -197,7 +212,8 @@ def test_reference(case: Case) -> None:
     """The reference itself, against torch's convolution of the overlay."""
     case = replace(case, dtype=torch.float64, transposed=False)
     args = arguments(case)
-    x, halo, halo_sites, kernel_map, weight, bias, shift, activation, slope, scale, residual = args
+    x, halo, halo_sites, kernel_map, weight, bias, shift, *how, residual, _ = args
+    activation, slope, scale = how
     if halo is not None:
         x = torch.cat([x, halo if halo_sites is None else halo[:, halo_sites]], 1)
     columns = F.pad(x.mT, (0, 2))[:, :, kernel_map].unflatten(1, (case.groups, -1))
@@ -211,28 +227,30 @@ def test_reference(case: Case) -> None:
 
 
 @pytest.mark.parametrize("halo", [ABSENT, PACKED, IN_PLACE])
-def test_operator(halo: str) -> None:
-    args = arguments(Case(halo=halo))
-    x, recorded, halo_sites, kernel_map, weight, bias, shift, *how, residual = args
+@pytest.mark.parametrize("kept", [DENSE, NM(1, 4, 16)])
+def test_operator(halo: str, kept: NM) -> None:
+    args = arguments(Case(halo=halo, kept=kept, channels=8, width=16))
+    x, recorded, halo_sites, kernel_map, weight, bias, shift, *how, residual, format = args
     packed, halo_columns, last = (None if y is None else y.mT for y in (x, recorded, residual))
     operands = (packed, halo_columns, halo_sites, kernel_map, weight, bias)
-    got = gather_conv(*operands, shift[:, :, None], *how, last)
+    got = gather_conv(*operands, shift[:, :, None], *how, last, format=format)
     assert got.mT.equal(reference(*args))
     torch.library.opcheck(torch.ops.sparsify.gather_conv.default, args)
 
 
 @compiled
 @pytest.mark.parametrize("splits", [1, 4])
-def test_host_reads_no_table(splits: int) -> None:
+@pytest.mark.parametrize("kept", [DENSE, NM(1, 4, 16)])
+def test_host_reads_no_table(splits: int, kept: NM) -> None:
     """Reading a value of a fake tensor raises."""
-    args = arguments(Case())
+    args = arguments(Case(kept=kept, channels=8, width=16))
     with (
         FakeTensorMode() as mode,
         patch.object(kernels, "_tuned", MagicMock()) as kernel,
         patch.object(kernels, "reduce_kernel", MagicMock()) as reduce,
     ):
         fake = [mode.from_tensor(y) if isinstance(y, Tensor) else y for y in args]
-        kernels.launch(*fake, splits=splits)
+        on_cuda(*fake, splits=splits)
     assert kernel.__getitem__.called
     assert reduce.__getitem__.called == (splits > 1)
 
@@ -260,20 +278,23 @@ def assert_fits(cubin: Any) -> None:
     assert cubin.metadata.shared <= SHARED_BYTES
 
 
+DENSE_WEIGHT = {"lists": None, "INPUTS": 0, "PER_LIST": 0}
+
+
 @compiled
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [4, 320])
 def test_cubins(capability: int, dtype: str, channels: int) -> None:
     """Every tile for wide convolutions, and the smallest for the first of a network."""
-    known = {"WIDTH": channels, "CHANNELS": channels}
+    known = {"WIDTH": channels, "CHANNELS": channels, **DENSE_WEIGHT}
     arrays = {"x": torch.empty(0, dtype=DTYPES[dtype])}
-    tiles = [
+    configs = [
         tile
         for rows in (16, 128, 512, 4096)
         for tile in kernels.suited(kernels.TILES, arrays, rows=rows, **known)
     ]
-    for config in dict.fromkeys(tiles) if dtype == "bf16" else tiles[-1:]:
+    for config in dict.fromkeys(configs) if dtype == "bf16" else configs[-1:]:
         constants = {**known, **config.kwargs, "GROUPS": 1, "TAPS": 9, "SPLITS": 1}
         constants |= {"ACTIVATION": "silu", "PRECISION": "tf32" if dtype == "fp32" else "ieee"}
         how = (capability, config.num_warps, config.num_stages)
@@ -289,6 +310,7 @@ def test_other_cubins(capability: int, dtype: str) -> None:
     """Parts of a split product, their sum, and depthwise convolutions."""
     config = kernels.TILES[0]
     shape = {"WIDTH": 1280, "CHANNELS": 1280, "GROUPS": 1, "TAPS": 9, "SPLITS": 16}
+    shape |= DENSE_WEIGHT
     how = {"ACTIVATION": "none", "PRECISION": "ieee"}
     parts = types(dtype, split=True)
     for absent in ("halo_sites", "shift"):

@@ -109,19 +109,27 @@ def launches() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     from sparsify.codegen.overlay_attention import triton as overlay_attention
 
     names = "x halo halo_sites kernel_map weight bias shift activation slope scale residual"
-    of_conv = dict(zip(names.split(), conv.arguments(conv.Case()), strict=True))
+    *given, _ = conv.arguments(conv.Case())
+    of_conv = dict(zip(names.split(), given, strict=True))
+    *given, _ = conv.arguments(conv.Case(channels=8, width=16))
+    of_lists = dict(zip(names.split(), given, strict=True))
+    of_lists |= {"weight": torch.zeros(1, 36, 16), "lists": torch.zeros(1, 36, dtype=torch.int32)}
     names = "query base_key base_value key value bias scale"
     of_attention = dict(zip(names.split(), attention.arguments(attention.Case()), strict=True))
     names = "x old in_place mean rstd size eps sites"
     given = of_statistics(2, 3, 4, 30, 0.4, True, 0)
     return {
         "gather_conv": (gather_conv.launch, of_conv),
+        "gather_conv with lists": (gather_conv.launch, of_lists),
         "overlay_attention": (overlay_attention.launch, of_attention),
         "group_statistics": (group_statistics.launch, dict(zip(names.split(), given, strict=True))),
     }
 
 
-@pytest.mark.parametrize("kernel", ["gather_conv", "overlay_attention", "group_statistics"])
+KERNELS = ["gather_conv", "gather_conv with lists", "overlay_attention", "group_statistics"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_triton_launches(kernel: str, damage: str) -> None:
     launch, operands = launches()[kernel]

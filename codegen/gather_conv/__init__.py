@@ -6,9 +6,12 @@ baseline, in place; on CUDA it is a Triton kernel (:mod:`.triton`), elsewhere th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..gather_matmul.formats import named
 from ..operators import KERNEL_DTYPES, declare
 from .reference import reference
 
@@ -25,29 +28,46 @@ def gather_conv(
     slope: float = 0.0,
     scale: float = 1.0,
     residual: Tensor | None = None,
+    *,
+    format: str,
 ) -> Tensor:
     """``activation(conv(x) + bias + shift) * scale + residual`` at ``S_out`` sites.
 
     x [N, C, S] at the active sites; halo [N, C, S_halo], or with ``halo_sites`` [S_halo] the
     baseline [N, C, L] that has a value for each site; kernel_map int64 [S_out, taps] indexes
-    ``[x | halo | zero]``; weight [groups, taps * C / groups, C_out / groups], taps slowest;
+    ``[x | halo | zero]``; weight from ``prepack_conv``, in a format that :func:`.prepack.fuses`;
     bias [C_out]; shift [N, C_out, 1]; residual [N, C_out, S_out]. Returns [N, C_out, S_out],
     stored site-major.
     """
     first, second, last = (t if t is None else t.transpose(1, 2) for t in (x, halo, residual))
     operands = (first, second, halo_sites, kernel_map, weight, bias)
     shift = None if shift is None else shift.squeeze(2)
-    rows = torch.ops.sparsify.gather_conv(*operands, shift, activation, slope, scale, last)
+    epilogue = (shift, activation, slope, scale, last)
+    rows = torch.ops.sparsify.gather_conv(*operands, *epilogue, format)
     out: Tensor = rows.transpose(1, 2)
     return out
 
 
-def _on_cuda(x: Tensor, *args: object) -> Tensor:
-    if x.dtype not in KERNEL_DTYPES:
-        return reference(x, *args)  # type: ignore[arg-type]
+def on_cuda(
+    x: Tensor,
+    halo: Tensor | None,
+    halo_sites: Tensor | None,
+    kernel_map: Tensor,
+    weight: Tensor,
+    *others: Any,
+    **how: Any,
+) -> Tensor:
+    """The operator by its kernel, where that takes the dtype and the format; ``how`` it is run, see
+    :func:`.triton.launch`."""
+    *epilogue, format = others
+    parts = named(format).parts
+    if x.dtype not in KERNEL_DTYPES or parts is None:
+        return reference(x, halo, halo_sites, kernel_map, weight, *others)
     from .triton import launch
 
-    return launch(x, *args)  # type: ignore[arg-type]
+    values, lists = parts(weight, kernel_map.shape[1] * x.shape[2], x.dtype)
+    operands = (x, halo, halo_sites, kernel_map, values)
+    return launch(*operands, *epilogue, lists=lists, **how)
 
 
 def _fake(
@@ -56,16 +76,18 @@ def _fake(
     halo_sites: Tensor | None,
     kernel_map: Tensor,
     weight: Tensor,
-    *epilogue: object,
+    *others: Any,
 ) -> Tensor:
-    width = weight.shape[0] * weight.shape[2]
-    return x.new_empty((x.shape[0], kernel_map.shape[0], width))
+    sites, taps = kernel_map.shape
+    width = named(others[-1]).width(weight, taps * x.shape[2])
+    return x.new_empty((x.shape[0], sites, width))
 
 
 _SCHEMA = (
     "(Tensor x, Tensor? halo, Tensor? halo_sites, Tensor kernel_map, Tensor weight, Tensor? bias, "
-    "Tensor? shift, str activation, float slope, float scale, Tensor? residual) -> Tensor"
+    "Tensor? shift, str activation, float slope, float scale, Tensor? residual, str format) "
+    "-> Tensor"
 )
 # Rows in one piece, whatever wrote them: inductor then lets the operator before write them so.
 _TAGS = (torch.Tag.needs_contiguous_strides,)
-declare("gather_conv", _SCHEMA, reference, _fake, _on_cuda, _TAGS)
+declare("gather_conv", _SCHEMA, reference, _fake, on_cuda, _TAGS)

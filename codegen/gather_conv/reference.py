@@ -26,13 +26,14 @@ def reference(
     slope: float,
     scale: float,
     residual: Tensor | None,
+    format: str,
 ) -> Tensor:
     """On rows: x [N, S, C], halo [N, ..., C], shift
     [N, C_out], residual [N, S_out, C_out] -> [N, S_out, C_out]."""
     if halo is not None and halo_sites is not None:
         halo = halo.index_select(1, halo_sites)
     rows = overlay_halo(x.mT, None if halo is None else halo.mT, 0.0)
-    y: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias, "plain")
+    y: Tensor = torch.ops.sparsify.gather_matmul(rows, kernel_map, weight, bias, format)
     y = activated(y if shift is None else y + shift.unsqueeze(1), activation, slope) * scale
     return y if residual is None else y + residual
 

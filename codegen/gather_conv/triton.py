@@ -3,9 +3,12 @@
 An implicit GEMM (Chetlur et al., cuDNN, 2014) over a kernel map, as in sparse convolution
 (TorchSparse, Tang et al., 2022): the rows of the left factor are gathered while they are read,
 from the packed input or from the baseline, and no column matrix stands in memory. The sum over
-taps and channels is split over programs where few sites meet many channels (split-K).
+taps and channels is split over programs where few sites meet many channels (split-K). Of weights
+that keep N of M inputs a list tells which these are: the left factor is then gathered by channels
+as well, and what is not kept is never read.
 
-A pointer that is None is absent; ``rows`` are (item, site) pairs, ``s_out`` of them an item.
+A pointer that is None is absent; without a kernel map each row reads its own site. ``rows`` are
+(item, site) pairs, ``s_out`` of them an item.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..errors import OperandError
 from ..operators import KERNEL_DTYPES
 from ..operators.device import SHARED_BYTES, in_rows, precision_of, processors
 from ..operators.operands import require
@@ -56,7 +60,10 @@ def _row_pointers(
 ):  # fmt: skip
     """Where the input of each row m for ``tap`` stands, and whether it does (else it is zero)."""
     item, site = m // s_out, m % s_out
-    source = tl.load(kernel_map + site * TAPS + tap, mask=m_in, other=s_in + s_halo)
+    if kernel_map is not None:
+        source = tl.load(kernel_map + site * TAPS + tap, mask=m_in, other=s_in + s_halo)
+    else:
+        source = tl.where(m_in, site, s_in + s_halo)
     pointers = x + item * x_item + source * x_site
     found = source < s_in
     if halo is not None:
@@ -71,15 +78,18 @@ def _row_pointers(
 
 @_sized
 def matmul_kernel(
-    x, halo, halo_sites, kernel_map, weight, bias, shift, residual, slope, scale, out,
+    x, halo, halo_sites, kernel_map, weight, lists, bias, shift, residual, slope, scale, out,
     rows, s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, TAPS: tl.constexpr,
+    INPUTS: tl.constexpr, PER_LIST: tl.constexpr,
     SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A tile of out [rows, WIDTH] of a group, or of its part [SPLITS, rows, ...] if split.
 
-    CHANNELS and WIDTH are those of a group; weight [GROUPS, TAPS * CHANNELS, WIDTH].
+    CHANNELS and WIDTH are those of a group; weight [GROUPS, TAPS * CHANNELS, WIDTH]. With lists
+    [WIDTH / PER_LIST, TAPS * CHANNELS] there is one group, and CHANNELS are what is kept of INPUTS.
+    An entry is a channel of x, plus INPUTS for each tap before. BLOCK_N divides PER_LIST.
     """
     tiles = tl.cdiv(rows, BLOCK_M)
     # Neighbours share the weights, which are the larger factor when there are few sites.
@@ -101,7 +111,11 @@ def matmul_kernel(
             s_out, s_in, s_halo, x_item, x_site, halo_item, halo_site, TAPS,
         )  # fmt: skip
         a_in = found[:, None] & c_in[None, :]
-        a = tl.load(pointers[:, None] + (group * CHANNELS + c)[None, :], mask=a_in, other=0.0)
+        channel = group * CHANNELS + c
+        if lists is not None:
+            own = lists + (tl.program_id(0) // tiles) * BLOCK_N // PER_LIST * (TAPS * CHANNELS)
+            channel = tl.load(own + tap * CHANNELS + c, mask=c_in, other=0) - tap * INPUTS
+        a = tl.load(pointers[:, None] + channel[None, :], mask=a_in, other=0.0)
         depth = ((group * TAPS + tap) * CHANNELS + c).to(tl.int64)
         b_in = c_in[:, None] & n_in[None, :]
         b = tl.load(weight + depth[:, None] * WIDTH + n[None, :], mask=b_in, other=0.0)
@@ -184,7 +198,7 @@ def suited(
 ) -> list[triton.Config]:
     """The two tiles for so many rows, if not much wider than the product and if their operands
     fit the shared memory. Of 16 tiles measured on an H200 for 22 sizes of fp16 products, these
-    are the best, or within a tenth of it or 2 us."""
+    are the best, or within a tenth of it or 2 us. For lists they are changed a little."""
     known = {**arguments, **constants}
     rows, element = known["rows"], known["x"].element_size()
     chosen = next((two for most, two in _BY_ROWS.items() if rows <= most), _MANY_ROWS)
@@ -194,12 +208,22 @@ def suited(
         small = n <= max(64, 2 * int(known["WIDTH"]))
         return small and (m + n) * k * element * config.num_stages <= SHARED_BYTES
 
-    return [config for config in configs if config in chosen and fits(config)] or [_FEWEST]
+    of_these = [config for config in configs if config in chosen and fits(config)] or [_FEWEST]
+    if columns := int(known["PER_LIST"]):
+        return list(dict.fromkeys(_for_lists(config, columns, element) for config in of_these))
+    return of_these
+
+
+def _for_lists(config: triton.Config, columns: int, element: int) -> triton.Config:
+    """No wider than what shares a list, and 64 bytes deep: each number of the left factor has an
+    address of its own, and these take registers."""
+    m, n = int(config.kwargs["BLOCK_M"]), int(config.kwargs["BLOCK_N"])
+    return tile(m, min(n, columns), 64 // element, config.num_warps, config.num_stages)
 
 
 _tuned = triton.autotune(
     configs=TILES,
-    key=["rows", "CHANNELS", "WIDTH", "GROUPS", "TAPS", "SPLITS", "PRECISION"],
+    key=["rows", "CHANNELS", "WIDTH", "GROUPS", "TAPS", "PER_LIST", "SPLITS", "PRECISION"],
     prune_configs_by={"early_config_prune": suited},
     cache_results=True,
 )(matmul_kernel)
@@ -215,7 +239,7 @@ def launch(
     x: Tensor,
     halo: Tensor | None,
     halo_sites: Tensor | None,
-    kernel_map: Tensor,
+    kernel_map: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
     shift: Tensor | None,
@@ -223,20 +247,29 @@ def launch(
     slope: float,
     scale: float,
     residual: Tensor | None,
+    lists: Tensor | None = None,
     splits: int | None = None,
     config: triton.Config | None = None,
 ) -> Tensor:
-    """:func:`sparsify.codegen.gather_conv.reference`. ``splits`` are chosen by shape and the tile
-    by measurement, unless given. No table is read on the host. Raises :class:`OperandError`."""
-    _check(x, halo, halo_sites, kernel_map, weight, bias, shift, residual)
-    batch, (sites, taps), (groups, depth, width) = len(x), kernel_map.shape, weight.shape
+    """:func:`sparsify.codegen.gather_conv.reference`; without a kernel map a linear layer on rows.
+
+    With ``lists`` int32 [L, taps * K] ``weight`` is [1, taps * K, C_out]: it has the K inputs of
+    each tap that the lists name, one for every C_out / L columns (``gather_matmul/tiles.py``).
+    ``splits`` are chosen by shape and the tile by measurement, unless given. No table is read on
+    the host. Raises :class:`OperandError`.
+    """
+    _check(x, halo, halo_sites, kernel_map, weight, lists, bias, shift, residual)
+    batch, (groups, depth, width) = len(x), weight.shape
+    sites, taps = (x.shape[1], 1) if kernel_map is None else kernel_map.shape
     rows = batch * sites
     x, halo = in_rows(x), None if halo is None else in_rows(halo)
     known = 0 if halo is None else halo.shape[1] if halo_sites is None else len(halo_sites)
     halo_steps = (0, 0) if halo is None else (halo.stride(0), halo.stride(1))
     sizes = (rows, sites, x.shape[1], known, x.stride(0), x.stride(1), *halo_steps)
     halo_sites = None if halo_sites is None else halo_sites.contiguous()
-    operands = (x, halo, halo_sites, kernel_map.contiguous(), weight.contiguous())
+    kernel_map = None if kernel_map is None else kernel_map.contiguous()
+    lists = None if lists is None else lists.contiguous()
+    operands = (x, halo, halo_sites, kernel_map, weight.contiguous())
     bias = None if bias is None else bias.contiguous()
     shift = None if shift is None else shift.contiguous()
     residual = None if residual is None else residual.contiguous()
@@ -247,7 +280,7 @@ def launch(
             _depthwise(operands, epilogue, out, sizes, activation)
         else:
             splits = splits or _splits(rows, groups * width, depth, processors(x.device))
-            _matmul(operands, epilogue, out, sizes, activation, splits, config)
+            _matmul((*operands, lists), epilogue, out, sizes, activation, splits, config)
     return out
 
 
@@ -255,8 +288,9 @@ def _check(
     x: Tensor,
     halo: Tensor | None,
     halo_sites: Tensor | None,
-    kernel_map: Tensor,
+    kernel_map: Tensor | None,
     weight: Tensor,
+    lists: Tensor | None,
     bias: Tensor | None,
     shift: Tensor | None,
     residual: Tensor | None,
@@ -269,9 +303,21 @@ def _check(
     require("gather_conv", "halo_sites", halo_sites, (None,), numbers, device)
     require("gather_conv", "kernel_map", kernel_map, (None, None), numbers, device)
     require("gather_conv", "weight", weight, (None, None, None), same, device)
-    (sites, taps), (groups, _, width) = kernel_map.shape, weight.shape
-    sizes = (groups, taps * channels // max(groups, 1), width)
-    require("gather_conv", "weight", weight, sizes, same, device)
+    sites, taps = (x.shape[1], 1) if kernel_map is None else kernel_map.shape
+    groups, depth, width = weight.shape
+    if lists is None:
+        sizes = (groups, taps * channels // max(groups, 1), width)
+        require("gather_conv", "weight", weight, sizes, same, device)
+    else:
+        kept = depth // max(1, taps)
+        require("gather_conv", "weight", weight, (1, taps * kept, None), same, device)
+        require("gather_conv", "lists", lists, (None, depth), (torch.int32,), device)
+        columns = width // max(1, len(lists))
+        if columns * len(lists) != width or columns < 16 or columns & (columns - 1):
+            raise OperandError(
+                f"gather_conv: {len(lists)} lists do not serve {width} columns: 16, 32, 64 or "
+                "another power of 2 have to share each"
+            )
     require("gather_conv", "bias", bias, (groups * width,), same, device)
     require("gather_conv", "shift", shift, (batch, groups * width), same, device)
     require("gather_conv", "residual", residual, (batch, sites, groups * width), same, device)
@@ -295,12 +341,16 @@ def _matmul(
     splits: int,
     config: triton.Config | None,
 ) -> None:
-    kernel_map, weight = operands[-2:]
-    (rows, sites, *_), (groups, depth, width), taps = sizes, weight.shape, kernel_map.shape[1]
+    x, _, _, kernel_map, weight, lists = operands
+    (rows, sites, *_), (groups, depth, width) = sizes, weight.shape
+    taps = 1 if kernel_map is None else kernel_map.shape[1]
     parts = out if splits == 1 else out.new_empty((splits, *out.shape), dtype=torch.float32)
     shape = {"CHANNELS": depth // taps, "WIDTH": width, "GROUPS": groups, "TAPS": taps}
-    cudnn: Any = torch.backends.cudnn
-    precision = precision_of(out.dtype, cudnn.conv)
+    per_list = 0 if lists is None else width // len(lists)
+    shape |= {"INPUTS": x.shape[2] if per_list else 0, "PER_LIST": per_list}
+    backends: Any = torch.backends
+    library = backends.cuda.matmul if kernel_map is None else backends.cudnn.conv
+    precision = precision_of(out.dtype, library)
     how = {"SPLITS": splits, "ACTIVATION": activation, "PRECISION": precision, **_FUSED}
     kernel, options = (_tuned, {}) if config is None else (matmul_kernel, config.all_kwargs())
 

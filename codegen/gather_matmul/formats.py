@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from ..errors import OperandError
-from . import cpp, library, listed
+from ..nm.pattern import NM
+from . import cpp, library, listed, semi_structured, tiles
 from .reference import reference
 
 PLAIN = "plain"
 """As torch's own operators read it: the only format in exports."""
 LISTED = "16:n:m"
 """Of formats such as 16:2:4: of weights that :func:`sparsify::nm_masked` makes."""
+TILES = "tiles v:n:m"
+"""Of formats such as "tiles 64:2:4": of such weights, for the kernel on CUDA."""
+SEMI_STRUCTURED = semi_structured.NAME
+Parts = Callable[[Tensor, int, torch.dtype], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class Format:
     """What the width of a group is a multiple of."""
     groups: bool
     """May there be several?"""
+    parts: Parts | None = None
+    """What ``sparsify::gather_conv`` reads on CUDA, of what is stored for so many inputs, and a
+    dtype: [groups, depth, width], and lists if it has some. None: it does not read the format."""
 
 
 def _plain(rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -51,6 +59,7 @@ FORMATS: dict[str, Format] = {
         runs=lambda device, dtype: True,
         multiple=1,
         groups=True,
+        parts=lambda weight, depth, dtype: (weight, None),
     ),
     "panels": Format(
         pack=lambda matrix: cpp.panels(matrix[0]),
@@ -58,6 +67,14 @@ FORMATS: dict[str, Format] = {
         product=cpp.launch,
         runs=cpp.runs,
         multiple=cpp.COLUMNS,
+        groups=False,
+    ),
+    SEMI_STRUCTURED: Format(
+        pack=lambda matrix: semi_structured.pack(matrix[0]),
+        width=lambda weight, depth: len(weight),
+        product=semi_structured.product,
+        runs=semi_structured.runs,
+        multiple=semi_structured.COLUMNS,
         groups=False,
     ),
 }
@@ -76,14 +93,45 @@ def _listed(n: int, m: int) -> Format:
     )
 
 
+@cache
+def _tiles(v: int, n: int, m: int) -> Format:
+    """Of weights of which every ``v`` columns keep ``n`` of each ``m`` inputs of a tap."""
+    return Format(
+        pack=lambda matrix: tiles.pack(matrix[0], v, n, m),
+        width=partial(tiles.width, v=v, n=n, m=m),
+        product=partial(tiles.product, v=v, n=n, m=m),
+        runs=tiles.runs,
+        multiple=v,
+        groups=False,
+        parts=partial(tiles.parts, v=v, n=n, m=m),
+    )
+
+
+def _name_listed(kept: NM, channels: int) -> str | None:
+    return None if kept.v % cpp.COLUMNS or channels % kept.m else f"16:{kept.n}:{kept.m}"
+
+
+SPARSE: dict[str, Callable[[NM, int], str | None]] = {
+    LISTED: _name_listed,
+    TILES: tiles.name,
+    SEMI_STRUCTURED: semi_structured.name,
+}
+"""The formats that store what a weight keeps alone: the name of one that has such a pattern along
+so many channels, or None."""
+
+
 def named(format: str) -> Format:
-    """One of ``FORMATS``, or ``LISTED`` with numbers. Raises :class:`OperandError` for an unknown
-    name."""
+    """One of ``FORMATS``, or ``LISTED`` or ``TILES`` with numbers. Raises :class:`OperandError` for
+    an unknown name."""
     if format in FORMATS:
         return FORMATS[format]
     if found := re.fullmatch(r"16:(\d+):(\d+)", format):
         n, m = map(int, found.groups())
         if 0 < n <= m:
             return _listed(n, m)
-    known = " or ".join((*FORMATS, LISTED))
+    if found := re.fullmatch(r"tiles (\d+):(\d+):(\d+)", format):
+        v, n, m = map(int, found.groups())
+        if 0 < n <= m and v == tiles.tile_columns(v) >= tiles.LEAST:
+            return _tiles(v, n, m)
+    known = " or ".join((*FORMATS, LISTED, TILES))
     raise OperandError(f"format={format!r}: a weight is stored as {known}, 0 < n <= m")

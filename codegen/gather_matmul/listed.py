@@ -14,27 +14,45 @@ def pack(matrix: Tensor, n: int, m: int) -> Tensor:
     """Float32 [depth, width] -> int32 [depth * n / m * width * 17 / 16]: the bits of what is kept
     as :func:`.cpp.panels` arranges it, then which row of ``matrix`` each was, in the same order.
 
-    16 divides the width, and ``m`` the channels of a tap. Where fewer than ``n`` of ``m`` are no
-    zeros, some of these are kept. Raises :class:`OperandError` if more are: none is dropped.
+    Raises :class:`OperandError` as :func:`kept_inputs` does.
     """
-    depth, width = matrix.shape
-    if depth % m or width % cpp.COLUMNS:
-        raise OperandError(f"16:{n}:{m}: {m} has to divide {depth} inputs, and 16 {width} columns")
-    is_kept = (matrix != 0).view(depth // m, m, -1, cpp.COLUMNS).any(3)
-    most = int(is_kept.sum(1).max()) if is_kept.numel() else 0
-    if most > n:
-        raise OperandError(
-            f"16:{n}:{m}: some 16 columns keep {most} of {m} inputs: mask the weight with v=16, "
-            f"n={n}, m={m}, and along its inputs"
-        )
-    order = is_kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
-    first = order[:, :n].sort(1).values
-    start = torch.arange(0, depth, m, device=matrix.device).view(-1, 1, 1)
-    inputs = (first + start).flatten(0, 1)
+    inputs = kept_inputs(matrix, cpp.COLUMNS, n, m)
     values = matrix.gather(0, inputs.repeat_interleave(cpp.COLUMNS, 1))
     count = cpp.panel_width() // cpp.COLUMNS
     lists = [panel.flatten() for panel in inputs.to(torch.int32).split(count, 1)]
     return torch.cat([cpp.panels(values).view(torch.int32), *lists])
+
+
+def kept_inputs(matrix: Tensor, v: int, n: int, m: int) -> Tensor:
+    """int64 [depth * n / m, width / v]: which rows of ``matrix`` [depth, width] each ``v`` columns
+    keep, of each ``m`` the same number, in ascending order.
+
+    ``v`` divides the width, and ``m`` the channels of a tap. Where fewer than ``n`` of ``m`` are no
+    zeros, some of these are kept. Raises :class:`OperandError` if more are: none is dropped.
+    """
+    is_kept = kept(matrix, v, n, m)
+    order = is_kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+    first = order[:, :n].sort(1).values
+    start = torch.arange(0, len(matrix), m, device=matrix.device).view(-1, 1, 1)
+    return (first + start).flatten(0, 1)
+
+
+def kept(matrix: Tensor, v: int, n: int, m: int) -> Tensor:
+    """bool [depth / m, m, width / v]: which rows of ``matrix`` [depth, width] are no zeros in some
+    of ``v`` columns. Raises :class:`OperandError` if these are more than ``n`` of ``m``."""
+    depth, width = matrix.shape
+    if depth % m or width % v:
+        raise OperandError(
+            f"{v}:{n}:{m}: {m} has to divide {depth} inputs, and {v} {width} columns"
+        )
+    is_kept = (matrix != 0).view(depth // m, m, -1, v).any(3)
+    most = int(is_kept.sum(1).max()) if is_kept.numel() else 0
+    if most > n:
+        raise OperandError(
+            f"{v}:{n}:{m}: some {v} columns keep {most} of {m} inputs: mask the weight with v={v}, "
+            f"n={n}, m={m}, and along its inputs"
+        )
+    return is_kept
 
 
 def width(weight: Tensor, depth: int, n: int, m: int) -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sparsify.codegen import overlay_attention
+from sparsify.codegen import gather_conv, overlay_attention, products
+from sparsify.codegen.gather_matmul import semi_structured
+from sparsify.codegen.gather_matmul.reference import reference
+from sparsify.codegen.nm import nm_masked
+from sparsify.codegen.nm.pattern import NM
+from sparsify.codegen.prepack import prepack_conv, prepack_linear
+from sparsify.passes.costs import Costs
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -16,6 +23,7 @@ from benchmarks.networks import small
 from sparsify import BaselineStore, sparsify
 from tests import test_gather_conv as conv
 from tests import test_overlay_attention as attention
+from tests import test_sparse_products as sparse_products
 from tests.small import small_inputs, small_unet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -28,6 +36,9 @@ CONVS = [
     conv.Case(channels=16, width=16, groups=4, stride=2, activation="leaky_relu"),
     conv.Case(channels=1, width=1, groups=96, residual=False),
     conv.Case(channels=24, width=40, transposed=True, stride=2, bias=False, shift=False),
+    conv.Case(channels=64, width=96, grid=(17, 19), kept=NM(2, 4, 16)),
+    conv.Case(channels=320, width=320, grid=(8, 8), halo=conv.ABSENT, kept=NM(2, 4, 64)),
+    conv.Case(channels=48, width=256, grid=(9, 9), halo=conv.PACKED, kept=NM(1, 8, 128)),
 ]
 ATTENTIONS = [
     attention.Case(depth=depth, width=depth, queries=queries, positions=300, sites=70, count=count)
@@ -56,12 +67,10 @@ def on_cpu(tree: Any) -> Any:
 @pytest.mark.parametrize("case", CONVS)
 @pytest.mark.parametrize("splits", [None, 1, 4])
 def test_small_gather_conv(case: conv.Case, dtype: torch.dtype, splits: int | None) -> None:
-    from sparsify.codegen.gather_conv.triton import launch
-
     case = replace(case, dtype=dtype)
     args = conv.arguments(case)
-    got = on_cpu(launch(*on_cuda(args), splits=splits))
-    conv.check(case, got, args)
+    got = on_cpu(gather_conv.on_cuda(*on_cuda(args), splits=splits))
+    conv.check(case, got)
     if splits is None:
         assert torch.equal(got, on_cpu(torch.ops.sparsify.gather_conv(*on_cuda(args))))
 
@@ -73,6 +82,55 @@ def test_small_overlay_attention(case: attention.Case, dtype: torch.dtype) -> No
     args = attention.arguments(case)
     got = overlay_attention.overlay_attention(*on_cuda(args))
     attention.check(case, on_cpu(got), args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("format", "v"), [("2:4", 1), ("tiles 64:2:4", 64)])
+def test_small_sparse_products(dtype: torch.dtype, format: str, v: int) -> None:
+    """Gathered, and linear, for numbers of rows that 8 divides and others."""
+    cuda = torch.device("cuda")
+    if format == "2:4" and not semi_structured.runs(cuda, dtype):
+        pytest.skip("there are no sparse tensor cores for it")
+    torch.manual_seed(0)
+    for sites, batch, taps, has_bias in product((1, 8, 77), (1, 2), (1, 9), (False, True)):
+        weight = nm_masked(torch.randn(192, 64, taps, 1, device=cuda), 2, 4, v).to(dtype)
+        rows = torch.randn(batch, 99, 64, device=cuda).to(dtype)
+        bias = torch.randn(192, device=cuda).to(dtype) if has_bias else None
+        kernel_map = torch.randint(99, (sites, taps), device=cuda)
+        matrix = prepack_conv(weight, format="plain")
+        exact_bias = None if bias is None else bias.double()
+        want = reference(rows.double(), kernel_map, matrix.double(), exact_bias)
+        sizes = reference(rows.double().abs(), kernel_map, matrix.double().abs(), None)
+        depth, single = taps * 64, torch.finfo(torch.float32).eps
+        # A sum in float32 of ``depth`` products and a bias, then rounded.
+        bound = float(sizes.max() + 5) * ((depth + 1) * single + torch.finfo(dtype).eps)
+        stored = prepack_conv(weight, format=format)
+        got = torch.ops.sparsify.gather_matmul(rows, kernel_map, stored, bias, format)
+        torch.testing.assert_close(got.double(), want, rtol=0.0, atol=bound)
+        one = weight[:, :, 0, 0]
+        want = torch.nn.functional.linear(rows.double(), one.double(), exact_bias)
+        stored = prepack_linear(one, format=format)
+        got = products.linear(rows, stored, bias, format=format)
+        torch.testing.assert_close(got.double(), want, rtol=0.0, atol=bound)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kept", [NM(2, 4), NM(1, 8, 32)])
+def test_sparse_weights(kept: NM, dtype: torch.dtype) -> None:
+    """An update of a model that has them is that of its masked weights, dense."""
+    model = sparse_products.masked(sparse_products.Convolutions, *kept).to("cuda", dtype)
+    x, edit, mask = sparse_products.inputs()
+    x, edit = x.to("cuda", dtype), edit.to("cuda", dtype)
+    costs = Costs(tile_columns=32)
+    ours = sparsify(model, policy="exact", dense_share=0.0, dense_above=1.0, costs=costs)
+    baseline = ours.record(x)[1]
+    for _ in range(2):  # compiled and recorded, then replayed
+        got = ours.update(baseline, edit, mask=mask)
+    exact = model.double()(edit.double())
+    # Nine layers, each rounded to the dtype, of values below 5; as on the CPU for its sums.
+    within = 9 * 24 * 5 * torch.finfo(torch.float32).eps + 9 * 5 * torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), exact, rtol=0.0, atol=within)
 
 
 def edited(inputs: tuple[Any, ...], mask: Tensor) -> tuple[Any, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
-from sparsify.codegen.gather_matmul.formats import FORMATS, PLAIN
+from sparsify.codegen.gather_matmul import formats, semi_structured
+from sparsify.codegen.gather_matmul.formats import FORMATS, PLAIN, Format
 
 
 @contextmanager
@@ -19,6 +21,26 @@ def plain_weights() -> Iterator[None]:
         if name != PLAIN
     }
     with patch.dict(FORMATS, others):
+        yield
+
+
+@contextmanager
+def sparse_weights() -> Iterator[None]:
+    """Inside, formats of weights that keep N of M inputs run as on CUDA: "tiles" by its reference,
+    "2:4" by what the caller has in the place of torch's operators, and 16:n:m not at all."""
+
+    def made(kind: Any, is_there: bool) -> Any:
+        def format(*numbers: int) -> Format:
+            return replace(kind(*numbers), runs=lambda device, dtype: is_there)
+
+        return format
+
+    pairs = replace(FORMATS["2:4"], runs=lambda device, dtype: dtype in semi_structured.DTYPES)
+    with (
+        patch.object(formats, "_tiles", made(formats._tiles, True)),
+        patch.object(formats, "_listed", made(formats._listed, False)),
+        patch.dict(FORMATS, {"2:4": pairs}),
+    ):
         yield
 
 
