@@ -1,5 +1,6 @@
 """Products with weights that keep N of each M inputs, shared by 16 outputs, against the same with
-all inputs: ``python -m benchmarks.weights``, which writes ``docs/benchmarks/weights.json``.
+all inputs: ``python -m benchmarks.weights``, which writes ``docs/benchmarks/weights.json``. With
+``--v 1`` each output keeps its own, and the file is ``weights_v1.json``.
 
 "gathered" is the 3x3 convolution of an update, "linear" a layer on rows, "whole" the 3x3
 convolution of a square map in the dense graph, against the library's. ``OMP_NUM_THREADS`` chooses
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from sparsify.codegen import products
 from sparsify.codegen.nm import nm_masked
+from sparsify.codegen.nm.pattern import NM
 from sparsify.codegen.prepack import listed, prepack_conv, prepack_linear
 from torch import Tensor
 
@@ -32,7 +34,7 @@ from sparsify.timing import interleaved
 
 SITES, CHANNELS = (16, 64, 256, 1024, 4096), (64, 128, 256, 320, 640, 1280)
 KINDS = ("gathered", "linear", "whole")
-TAPS, V = 9, 16
+TAPS = 9
 MOST_MACS = 4096 * TAPS * 320 * 320
 """Of a product; larger ones take no other time for each."""
 
@@ -47,12 +49,12 @@ class Case:
     def macs(self) -> int:
         return self.sites * self.channels**2 * (1 if self.kind == "linear" else TAPS)
 
-    def variants(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
+    def variants(self, nm: NM) -> dict[str, Callable[[], Any]]:
         """The product with all inputs, and the same with those that are kept."""
         make = {"gathered": self._gathered, "linear": self._linear, "whole": self._whole}
-        return make[self.kind](n, m)
+        return make[self.kind](nm)
 
-    def _gathered(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
+    def _gathered(self, nm: NM) -> dict[str, Callable[[], Any]]:
         weight, rows = self._weight(3), torch.randn(1, self.sites, self.channels)
         kernel_map = torch.randint(self.sites, (self.sites, TAPS))
 
@@ -61,23 +63,23 @@ class Case:
             product = torch.ops.sparsify.gather_matmul
             return lambda: product(rows, kernel_map, stored, None, format)
 
-        return _both(run, weight, n, m)
+        return _both(run, weight, nm)
 
-    def _linear(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
+    def _linear(self, nm: NM) -> dict[str, Callable[[], Any]]:
         weight, x = self._weight(1).flatten(1), torch.randn(1, self.sites, self.channels)
 
         def run(weight: Tensor, format: str) -> Callable[[], Any]:
             stored = prepack_linear(weight, format=format)
             return lambda: products.linear(x, stored, None, format=format)
 
-        return _both(run, weight, n, m)
+        return _both(run, weight, nm)
 
-    def _whole(self, n: int, m: int) -> dict[str, Callable[[], Any]]:
+    def _whole(self, nm: NM) -> dict[str, Callable[[], Any]]:
         side = math.isqrt(self.sites)
         x = torch.randn(1, self.channels, side, side).contiguous(memory_format=torch.channels_last)
         weight = self._weight(3).contiguous(memory_format=torch.channels_last)
-        format, window = listed(n, m), ((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
-        stored = prepack_conv(nm_masked(weight, n, m, V), format=format)
+        format, window = listed(*nm), ((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
+        stored = prepack_conv(nm_masked(weight, *nm), format=format)
         return {
             "dense": lambda: F.conv2d(x, weight, None, 1, 1),
             "sparse": lambda: products.whole_conv(x, stored, None, window, format=format),
@@ -88,11 +90,11 @@ class Case:
 
 
 def _both(
-    run: Callable[[Tensor, str], Callable[[], Any]], weight: Tensor, n: int, m: int
+    run: Callable[[Tensor, str], Callable[[], Any]], weight: Tensor, nm: NM
 ) -> dict[str, Callable[[], Any]]:
     return {
         "dense": run(weight, "panels"),
-        "sparse": run(nm_masked(weight, n, m, V), listed(n, m)),
+        "sparse": run(nm_masked(weight, *nm), listed(*nm)),
     }
 
 
@@ -104,11 +106,11 @@ def cases(channels: Sequence[int]) -> Iterator[Case]:
                     yield case
 
 
-def measured(case: Case, n: int, m: int, rounds: int) -> dict[str, Any]:
+def measured(case: Case, nm: NM, rounds: int) -> dict[str, Any]:
     """Small products are timed more often. The speed-up is the median of those of all rounds."""
     torch.manual_seed(0)
     often = max(rounds, min(20 * rounds, 10**9 // case.macs))
-    spent = interleaved(case.variants(n, m), often, warm_up=2)
+    spent = interleaved(case.variants(nm), often, warm_up=2)
     pairs = zip(spent["dense"], spent["sparse"], strict=True)
     return {
         "kind": case.kind,
@@ -135,6 +137,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--n", type=int, default=2)
     parser.add_argument("--m", type=int, default=4)
+    parser.add_argument("--v", type=int, default=16, choices=(16, 1), help="outputs that share")
     parser.add_argument("--out", type=Path, help="docs/benchmarks; quick: build/benchmarks")
     return parser.parse_args(arguments)
 
@@ -143,18 +146,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parsed(arguments)
     out = given.out or Path("build/benchmarks" if given.quick else "docs/benchmarks")
-    found = []
+    nm, found = NM.of(given.n, given.m, given.v), []
     for case in cases(CHANNELS[:1] if given.quick else CHANNELS):
-        found.append(measured(case, given.n, given.m, given.rounds))
+        found.append(measured(case, nm, given.rounds))
         console.log(f"{case.kind}, {case.sites} x {case.channels}: {found[-1]['speedup']:.2f}")
     result = {
         "environment": environment(),
-        "format": listed(given.n, given.m),
+        "format": listed(*nm),
         "rounds": given.rounds,
         "products": found,
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "weights.json").write_text(json.dumps(result, indent=1) + "\n")
+    name = "weights.json" if nm.v == 16 else f"weights_v{nm.v}.json"
+    (out / name).write_text(json.dumps(result, indent=1) + "\n")
     console.print(table(result))
 
 

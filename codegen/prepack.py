@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph
 
+from .gather_matmul.formats import FINE as FINE
 from .gather_matmul.formats import LISTED as LISTED
 from .gather_matmul.formats import PLAIN as PLAIN
 from .gather_matmul.formats import SEMI_STRUCTURED as SEMI_STRUCTURED
@@ -41,9 +42,10 @@ PREPACKS = (prepack_linear, prepack_conv)
 """What reads their results takes the same ``format``."""
 
 
-def listed(n: int, m: int) -> str:
-    """The format of a weight of which 16 consecutive outputs keep ``n`` of each ``m`` inputs."""
-    return LISTED.replace("n", str(n)).replace("m", str(m))
+def listed(n: int, m: int, v: int = 16) -> str:
+    """The format of a weight of which ``v`` consecutive outputs, 16 or 1, keep ``n`` of each ``m``
+    inputs."""
+    return f"{v}:{n}:{m}"
 
 
 def fits(format: str, device: torch.device, dtype: torch.dtype, width: int, groups: int) -> bool:

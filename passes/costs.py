@@ -17,9 +17,9 @@ from .facts import facts, is_constant, layout_of
 class Costs:
     """The defaults were measured on 2 cores with AVX-512."""
 
-    formats: tuple[str, ...] = (prepack.LISTED, prepack.TILES, prepack.SEMI_STRUCTURED, "panels")
+    formats: tuple[str, ...] = (*prepack.SPARSE, "panels")
     """Of constant weights, best first; where none has a kernel for a weight, it stays plain."""
-    any_rows: tuple[str, ...] = (prepack.LISTED, prepack.SEMI_STRUCTURED)
+    any_rows: tuple[str, ...] = (prepack.LISTED, prepack.FINE, prepack.SEMI_STRUCTURED)
     """Of these, the ones whose linear layers are faster than the library's, however many rows there
     are; the one for CUDA is taken for such, no GPU has timed it."""
     tile_columns: int = 64
@@ -29,13 +29,25 @@ class Costs:
     most_kept: float = 0.875
     """Up to such a share of N in M a weight that keeps so much is stored with lists of it: 1.9
     times as fast as panels for 2:4, 1.3 for 3:4, 1.1 for 7:8, even for 15:16."""
+    most_fine: float = 0.5
+    """The same where each output keeps inputs of its own (with AVX2, 320 channels): 1.5 times as
+    fast as panels for 2:4, 2.5 for 1:4, even for 3:4."""
+    few_fine_inputs: int = 128
+    """With fewer, of all taps, such a weight is stored like others: 64 are 1.1 times as fast with
+    lists for 1024 rows, even for 256, 0.9 times for 64."""
+    few_fine_channels: int = 256
+    """``few_channels`` for such weights: with 128 and 2:4 a product is 0.9 to 1.1 times as fast as
+    the library's convolution of a whole map, with 320 from 1.3 to 1.7 times."""
     few_channels: int = 64
-    """With fewer, the library's convolution of a whole map beats a product with such lists: 1.4
+    """With fewer, the library's convolution of a whole map beats a product with lists: 1.4
     times as fast for 16 channels and 2:4, even for 32; with 64 a product is 1.1 to 1.5 times as
     fast as it, 1.7 with 128, 1.9 from 256 on."""
     few_macs: int = 1 << 23
     """So does one with fewer: what comes before a product takes longer then (1.7 times as fast for
     2.4 million; for 9.4 million a product is 1.1 to 1.3 times as fast)."""
+    few_linear_macs: int = 1 << 20
+    """A linear layer with fewer is computed with all of its weights: 0.8 to 0.9 times as fast with
+    a list for a quarter of it, as fast as without for one million."""
     small_grid: int = 1024
     """Up to so many sites gather and product beat the library's convolution even for all of them:
     there the weights bound the time (1.0 to 1.4 times as fast at 256 sites, even at 1024)."""
@@ -50,7 +62,10 @@ class Costs:
         self, weight: Node, width: int, groups: int = 1, transposed: bool = False
     ) -> str:
         """Of a convolution with ``width`` output channels."""
-        sparse = {} if transposed else self._sparse(weight)
+        return self._format(weight, width, groups, {} if transposed else self._sparse(weight))
+
+    def _format(self, weight: Node, width: int, groups: int, sparse: dict[str, str | None]) -> str:
+        """The best of ``formats``, those in ``prepack.SPARSE`` by the names in ``sparse``."""
         names = [sparse.get(name) if name in prepack.SPARSE else name for name in self.formats]
         return _first(names, weight, width, groups) or prepack.PLAIN
 
@@ -67,31 +82,43 @@ class Costs:
         value: Tensor = weight.meta["val"]
         _, channels, *taps = value.shape
         work: int = prod((*node.meta["val"].shape, channels, *taps))
-        if value.is_cuda or channels < self.few_channels or work < self.few_macs:
-            return None
-        return self.list_format(weight, groups)
+        format = self.list_format(weight, groups)
+        is_fine = format == self._sparse(weight).get(prepack.FINE)
+        few = self.few_fine_channels if is_fine else self.few_channels
+        return None if value.is_cuda or channels < few or work < self.few_macs else format
 
     def _sparse(self, weight: Node) -> dict[str, str | None]:
         """Of a weight [O, I, ...] that keeps N of M inputs: the formats that store no more, each by
         its name in ``formats``."""
-        kept, channels = facts(weight).kept, weight.meta["val"].shape[1]
+        kept, (_, channels, *taps) = facts(weight).kept, weight.meta["val"].shape
         if kept is None or kept.share > self.most_kept:
             return {}
         found = {name: named(kept, channels) for name, named in prepack.SPARSE.items()}
         is_narrow = prepack.tile_columns(kept.v) < self.tile_columns
         if is_narrow or kept.share > self.most_in_tiles:
             del found[prepack.TILES]
+        is_shallow = prod((channels, *taps)) < self.few_fine_inputs
+        if is_shallow or kept.share > self.most_fine:
+            del found[prepack.FINE]
         return found
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""
-        if listed := self.list_format(weight):
-            return listed
         value: Tensor = node.meta["val"]
-        rows = value.shape[0] * prod(layout_of(node).grid or ())
-        share = self.typical_edit if facts(node).mask is not None else 1
-        is_short = rows * share <= self.few_rows
-        return self.conv_format(weight, len(weight.meta["val"])) if is_short else prepack.PLAIN
+        rows: float = value.shape[0] * prod(layout_of(node).grid or ())
+        rows *= self.typical_edit if facts(node).mask is not None else 1
+        if rows > self.few_rows:
+            return self.linear_list_format(weight, rows) or prepack.PLAIN
+        sparse = {} if self._is_small(weight, rows) else self._sparse(weight)
+        return self._format(weight, len(weight.meta["val"]), 1, sparse)
+
+    def linear_list_format(self, weight: Node, rows: float) -> str | None:
+        """:meth:`list_format` of a linear layer on so many rows, if it is not too small."""
+        return None if self._is_small(weight, rows) else self.list_format(weight)
+
+    def _is_small(self, weight: Node, rows: float) -> bool:
+        work: float = rows * weight.meta["val"].numel()
+        return work < self.few_linear_macs
 
     def gathers_all(self, node: Node, weight: Node, transposed: bool = False) -> bool:
         """Is the convolution ``node`` of a whole map faster as gather and product?"""

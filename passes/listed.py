@@ -45,7 +45,8 @@ class ListedProducts(Pass):
             return None
         weight, is_linear = source(node, 1), node.target is aten.linear.default
         if is_linear:
-            format = self.costs.list_format(weight)
+            rows = node.meta["val"].shape[:-1].numel()
+            format = self.costs.linear_list_format(weight, rows)
         else:
             format = self.costs.whole_format(node, weight, argument(node, "groups"))
         if format is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sparsify.codegen.gather_matmul import cpp, listed
 from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.geometry import reads_own
 from sparsify.codegen.nm import nm_masked
-from sparsify.codegen.prepack import prepack_conv, prepack_linear
+from sparsify.codegen.prepack import FINE, prepack_conv, prepack_linear
 from sparsify.passes.costs import Costs
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -231,7 +232,7 @@ CHOSEN = {Convolutions: 4, Transformer: 4}
 CLOSE = {"rtol": 0.0, "atol": 9 * 24 * 5 * EPS}
 
 
-SMALL = Costs(few_channels=0, few_macs=0)
+SMALL = Costs(few_channels=0, few_macs=0, few_fine_inputs=0, few_fine_channels=0)
 """With lists for small layers too."""
 
 
@@ -268,15 +269,16 @@ def formats(sparse: SparseModule, name: str) -> Iterator[str]:
             yield node.kwargs["format"]
 
 
+@pytest.mark.parametrize("v", [16, 1])
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("kind", SPARSE)
 @torch.no_grad()
-def test_all_graphs_run_sparse(kind: Callable[[], nn.Module], backend: str) -> None:
-    model, (x, edited, mask) = masked(kind), inputs()
+def test_all_graphs_run_sparse(kind: Callable[[], nn.Module], backend: str, v: int) -> None:
+    model, (x, edited, mask) = masked(kind, v=v), inputs()
     sparse = wrapped(model, backend=backend)
     for name in ("dense", "record", "update", "commit"):
         found = list(formats(sparse, name))
-        assert found.count("16:2:4") == CHOSEN[kind], (name, found)
+        assert found.count(f"{v}:2:4") == CHOSEN[kind], (name, found)
     want, again = model(edited), model(x)
     out, baseline = sparse.record(x)
     torch.testing.assert_close(out, again, **CLOSE)
@@ -315,22 +317,28 @@ def test_other_weights_have_other_masks() -> None:
 @pytest.mark.parametrize(
     ("share", "costs", "chosen"),
     [
-        ((2, 4, 16), SMALL, True),
-        ((2, 4, 64), SMALL, True),
-        ((2, 4, 8), Costs(), False),
-        ((2, 4, 1), Costs(), False),
-        ((4, 4, 16), Costs(), False),
-        ((3, 5, 16), Costs(), False),  # which does not divide the inputs
-        ((2, 4, 16), Costs(most_kept=0.4), False),
-        ((2, 4, 16), Costs(formats=("panels",)), False),
+        ((2, 4, 16), SMALL, "16:2:4"),
+        ((2, 4, 64), SMALL, "16:2:4"),
+        ((3, 4, 16), SMALL, "16:3:4"),
+        ((2, 4, 1), SMALL, "1:2:4"),
+        ((2, 4, 8), SMALL, "1:2:4"),
+        ((2, 4, 16), replace(SMALL, formats=(FINE, "panels")), "1:2:4"),
+        ((2, 4, 16), replace(SMALL, most_kept=0.4), "1:2:4"),
+        ((2, 4, 1), replace(SMALL, most_fine=0.4), None),
+        ((2, 4, 1), replace(SMALL, few_fine_inputs=10**4), None),
+        ((3, 4, 1), SMALL, None),
+        ((4, 4, 16), SMALL, None),
+        ((3, 5, 16), SMALL, None),  # which does not divide the inputs
+        ((2, 4, 16), replace(SMALL, formats=("panels",)), None),
     ],
 )
 @torch.no_grad()
-def test_costs_choose(share: tuple[int, int, int], costs: Costs, chosen: bool) -> None:
+def test_costs_choose(share: tuple[int, int, int], costs: Costs, chosen: str | None) -> None:
     model, (x, edited, mask) = masked(Convolutions, *share), inputs()
     sparse = wrapped(model, costs=costs)
     for name in ("dense", "update"):
-        assert any(format.startswith("16:") for format in formats(sparse, name)) is chosen
+        found = {format for format in formats(sparse, name) if ":" in format}
+        assert found == ({chosen} if chosen else set())
     got = sparse.update(sparse.record(x)[1], edited, mask=mask)
     torch.testing.assert_close(got, model(edited), **CLOSE)
 
@@ -360,20 +368,24 @@ def test_the_report_counts_what_is_kept() -> None:
     assert operators == {"aten.conv2d", "aten.conv_transpose2d"}
 
 
-def test_small_convolutions_of_whole_maps_are_the_library_s() -> None:
-    model = masked(Convolutions)
-    for costs in (Costs(), Costs(few_channels=65, few_macs=0), Costs(few_channels=0)):
+@pytest.mark.parametrize("v", [16, 1])
+def test_small_convolutions_of_whole_maps_are_the_library_s(v: int) -> None:
+    model, name = masked(Convolutions, v=v), "few_channels" if v == 16 else "few_fine_channels"
+    for changed in ({name: 65}, {"few_macs": 1 << 30}):
+        costs = replace(SMALL, **changed)
         assert list(formats(wrapped(model, costs=costs), "dense")) == []
-        assert list(formats(wrapped(model, costs=costs), "update")).count("16:2:4") == 4
+        assert list(formats(wrapped(model, costs=costs), "update")).count(f"{v}:2:4") == 4
     limit = 16 * 16 * 32 * 32 * 9  # of the first one
     for few, count in ((limit, 1), (limit + 1, 0)):
-        sparse = wrapped(model, costs=Costs(few_channels=0, few_macs=few))
+        sparse = wrapped(model, costs=replace(SMALL, few_macs=few))
         assert len(list(formats(sparse, "dense"))) == count
 
 
-def test_benchmark(tmp_path: Path) -> None:
-    weights.main(["--quick", "--rounds", "1", "--out", str(tmp_path)])
-    result = json.loads((tmp_path / "weights.json").read_text())
+@pytest.mark.parametrize(("v", "name"), [(16, "weights.json"), (1, "weights_v1.json")])
+def test_benchmark(v: int, name: str, tmp_path: Path) -> None:
+    weights.main(["--quick", "--rounds", "1", "--v", str(v), "--out", str(tmp_path)])
+    result = json.loads((tmp_path / name).read_text())
+    assert result["format"] == f"{v}:2:4"
     assert {"cpu", "torch", "commit"} <= result["environment"].keys()
     assert {product["kind"] for product in result["products"]} == set(weights.KINDS)
 

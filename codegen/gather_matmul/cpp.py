@@ -6,9 +6,10 @@ Where there is no compiler, products are the library's.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,20 +63,47 @@ def launch(
     them (:mod:`.listed`). Raises :class:`OperandError`.
     """
     library = _library() if kept is None else _library(LISTED)
-    width = _checked_width(rows, kernel_map, weight, bias, kept)
-    batch, count, channels = rows.shape
-    sites, taps = (count, 1) if kernel_map is None else kernel_map.shape
-    out = rows.new_empty((batch, sites, width))
-    operands = [t if t is None else t.contiguous() for t in (rows, kernel_map, weight, bias)]
-    addresses = [t if t is None else t.data_ptr() for t in (*operands, out)]
-    sizes = (batch, count, channels, kept or channels, sites, taps, width)
-    if not library.gather_matmul(*addresses, *sizes, torch.get_num_threads()):
-        other = "" if kept is None else f", or a list of inputs outside of the {channels} channels"
-        raise OperandError(
-            f"gather_matmul: kernel_map points outside of the {count} rows{other}: "
-            "make it of these sites"
-        )
-    return out
+    numbers = weight.numel() if kept is None else values_of(weight)
+    own = Kernel(library.gather_matmul, checks_lists=kept is not None)
+    return own(rows, kernel_map, weight, bias, kept, numbers)
+
+
+class Kernel(NamedTuple):
+    """A function of C++ that returns whether all places that it is told of exist; it computes
+    nothing if not."""
+
+    function: Callable[..., int]
+    checks_lists: bool = False
+    """Can lists of inputs be wrong, too?"""
+    settings: tuple[int, ...] = ()
+    """Its own last arguments."""
+
+    def __call__(
+        self,
+        rows: Tensor,
+        kernel_map: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        kept: int | None,
+        numbers: int,
+    ) -> Tensor:
+        """As :func:`launch`, for a weight whose first ``numbers`` are no entries of lists."""
+        width = _checked_width(rows, kernel_map, weight, bias, kept, numbers)
+        batch, count, channels = rows.shape
+        sites, taps = (count, 1) if kernel_map is None else kernel_map.shape
+        out = rows.new_empty((batch, sites, width))
+        operands = [t if t is None else t.contiguous() for t in (rows, kernel_map, weight, bias)]
+        addresses = [t if t is None else t.data_ptr() for t in (*operands, out)]
+        sizes = (batch, count, channels, kept or channels, sites, taps, width)
+        threads = torch.get_num_threads()
+        if not self.function(*addresses, *sizes, threads, *self.settings):
+            lists = f", or a list of inputs outside of the {channels} channels"
+            other = lists if self.checks_lists else ""
+            raise OperandError(
+                f"gather_matmul: kernel_map points outside of the {count} rows{other}: "
+                "make it of these sites"
+            )
+        return out
 
 
 def values_of(weight: Tensor) -> int:
@@ -84,7 +112,12 @@ def values_of(weight: Tensor) -> int:
 
 
 def _checked_width(
-    rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None, kept: int | None
+    rows: Tensor,
+    kernel_map: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    kept: int | None,
+    numbers: int,
 ) -> int:
     """Columns of the result, once everything is what C++ takes it for."""
     if not _all_fit(rows, kernel_map, weight, bias):
@@ -93,7 +126,6 @@ def _checked_width(
         require("gather_matmul", "weight", weight, (None,), _FLOATS, _HERE)
         require("gather_matmul", "bias", bias, (None,), _FLOATS, _HERE)
     depth = (kept or rows.size(2)) * (1 if kernel_map is None else kernel_map.size(1))
-    numbers = weight.numel() if kept is None else values_of(weight)
     width = numbers // depth if depth else 0
     if width * depth != numbers or width % COLUMNS:
         raise OperandError(

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from ..errors import OperandError
 from ..nm.pattern import NM
-from . import cpp, library, listed, semi_structured, tiles
+from . import cpp, fine, library, listed, semi_structured, tiles
 from .reference import reference
 
 PLAIN = "plain"
 """As torch's own operators read it: the only format in exports."""
 LISTED = "16:n:m"
 """Of formats such as 16:2:4: of weights that :func:`sparsify::nm_masked` makes."""
+FINE = "1:n:m"
+"""Of formats such as 1:2:4: of those where each output keeps inputs of its own."""
 TILES = "tiles v:n:m"
-"""Of formats such as "tiles 64:2:4": of such weights, for the kernel on CUDA."""
+"""Of formats such as "tiles 64:2:4": of those that more outputs share, for the kernel on CUDA."""
 SEMI_STRUCTURED = semi_structured.NAME
 Parts = Callable[[Tensor, int, torch.dtype], tuple[Tensor, Tensor | None]]
 
@@ -94,8 +96,21 @@ def _listed(n: int, m: int) -> Format:
 
 
 @cache
+def _fine(n: int, m: int) -> Format:
+    """Of weights of which every column does."""
+    return Format(
+        pack=lambda matrix: fine.pack(matrix[0], n, m),
+        width=partial(fine.width, n=n, m=m),
+        product=partial(fine.launch, n=n, m=m),
+        runs=fine.runs,
+        multiple=cpp.COLUMNS,
+        groups=False,
+    )
+
+
+@cache
 def _tiles(v: int, n: int, m: int) -> Format:
-    """Of weights of which every ``v`` columns keep ``n`` of each ``m`` inputs of a tap."""
+    """Of weights of which every ``v`` columns do, for CUDA."""
     return Format(
         pack=lambda matrix: tiles.pack(matrix[0], v, n, m),
         width=partial(tiles.width, v=v, n=n, m=m),
@@ -107,12 +122,9 @@ def _tiles(v: int, n: int, m: int) -> Format:
     )
 
 
-def _name_listed(kept: NM, channels: int) -> str | None:
-    return None if kept.v % cpp.COLUMNS or channels % kept.m else f"16:{kept.n}:{kept.m}"
-
-
 SPARSE: dict[str, Callable[[NM, int], str | None]] = {
-    LISTED: _name_listed,
+    LISTED: listed.name,
+    FINE: fine.name,
     TILES: tiles.name,
     SEMI_STRUCTURED: semi_structured.name,
 }
@@ -121,17 +133,20 @@ so many channels, or None."""
 
 
 def named(format: str) -> Format:
-    """One of ``FORMATS``, or ``LISTED`` or ``TILES`` with numbers. Raises :class:`OperandError` for
-    an unknown name."""
+    """One of ``FORMATS``, or ``LISTED``, ``FINE`` or ``TILES`` with numbers. Raises
+    :class:`OperandError` for an unknown name."""
     if format in FORMATS:
         return FORMATS[format]
-    if found := re.fullmatch(r"16:(\d+):(\d+)", format):
-        n, m = map(int, found.groups())
-        if 0 < n <= m:
-            return _listed(n, m)
-    if found := re.fullmatch(r"tiles (\d+):(\d+):(\d+)", format):
-        v, n, m = map(int, found.groups())
-        if 0 < n <= m and v == tiles.tile_columns(v) >= tiles.LEAST:
+    if found := re.fullmatch(r"(tiles )?(\d+):(\d+):(\d+)", format):
+        v, n, m = map(int, found.groups()[1:])
+        if found[1] and 0 < n <= m and v == tiles.tile_columns(v) >= tiles.LEAST:
             return _tiles(v, n, m)
-    known = " or ".join((*FORMATS, LISTED, TILES))
-    raise OperandError(f"format={format!r}: a weight is stored as {known}, 0 < n <= m")
+        if not found[1] and v == cpp.COLUMNS and 0 < n <= m:
+            return _listed(n, m)
+        if not found[1] and v == 1 and 0 < n <= m <= fine.MOST_INPUTS:
+            return _fine(n, m)
+    known = " or ".join((*FORMATS, LISTED, FINE, TILES))
+    raise OperandError(
+        f"format={format!r}: a weight is stored as {known}, 0 < n <= m, and of {FINE} m <= "
+        f"{fine.MOST_INPUTS}"
+    )

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from ..errors import OperandError
+from ..nm.pattern import NM
 from . import cpp
+
+
+def name(kept: NM, channels: int) -> str | None:
+    """The format of a weight that keeps so much of ``channels`` inputs, if it has one."""
+    return None if kept.v % cpp.COLUMNS or channels % kept.m else f"16:{kept.n}:{kept.m}"
 
 
 def pack(matrix: Tensor, n: int, m: int) -> Tensor:
