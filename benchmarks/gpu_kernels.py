@@ -89,7 +89,7 @@ def drawn(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -> dict[str, Any]:
-    x, base, halo_sites, kernel_map = operands = conv_operands(channels, side, active, dtype)
+    x, _, halo_sites, kernel_map = operands = conv_operands(channels, side, active, dtype)
     dense_weight = drawn(channels, channels, 3, 3, dtype=dtype)
     bias, sites = drawn(channels, dtype=dtype), x.shape[2]
     weight = prepack_conv(dense_weight, format=PLAIN)
@@ -115,9 +115,7 @@ def sparse_conv_row(channels: int, side: int, active: int, dtype: torch.dtype) -
     operands = conv_operands(channels, side, active, dtype)
     bias = drawn(channels, dtype=dtype)
 
-    def apart(
-        x: Tensor, base: Tensor, halo_sites: Tensor, *others: Tensor, format: str
-    ) -> Tensor:
+    def apart(x: Tensor, base: Tensor, halo_sites: Tensor, *others: Tensor, format: str) -> Tensor:
         halo = base.index_select(2, halo_sites)
         return products.gather_conv(x, halo, *others, format=format)
 
@@ -138,9 +136,7 @@ def sparse_linear_row(channels: int, rows: int, dtype: torch.dtype) -> dict[str,
     return row
 
 
-def sparse_weights(
-    channels: int, side: int, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
+def sparse_weights(channels: int, side: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """For each format that runs here a weight [channels, channels, side, side] that keeps 2 of
     4."""
     weight = drawn(channels, channels, side, side, dtype=dtype)

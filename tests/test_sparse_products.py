@@ -120,7 +120,7 @@ def test_a_number_too_many_is_refused(row: int, column: int, seed: int) -> None:
 @pytest.mark.parametrize(
     ("format", "match"),
     [
-        ("16:3:2", "a weight is stored as plain or panels or 16:n:m"),
+        ("16:3:2", "a weight is stored as plain or panels or 2:4 or 16:n:m"),
         ("16:0:4", "0 < n <= m"),
         ("8:2:4", "16:n:m"),
         ("16:2:3", "3 has to divide 64 inputs"),
