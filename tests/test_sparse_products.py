@@ -232,7 +232,7 @@ CHOSEN = {Convolutions: 4, Transformer: 4}
 CLOSE = {"rtol": 0.0, "atol": 9 * 24 * 5 * EPS}
 
 
-SMALL = Costs(few_channels=0, few_macs=0, few_fine_inputs=0, few_fine_channels=0)
+SMALL = Costs(few_channels=0, few_macs=0, few_linear_macs=0, few_fine_inputs=0, few_fine_channels=0)
 """With lists for small layers too."""
 
 
@@ -379,6 +379,14 @@ def test_small_convolutions_of_whole_maps_are_the_library_s(v: int) -> None:
     for few, count in ((limit, 1), (limit + 1, 0)):
         sparse = wrapped(model, costs=replace(SMALL, few_macs=few))
         assert len(list(formats(sparse, "dense"))) == count
+
+
+@pytest.mark.parametrize("name", ["dense", "update"])
+def test_small_linear_layers_are_computed_whole(name: str) -> None:
+    model = masked(Transformer)
+    assert list(formats(wrapped(model), name)).count("16:2:4") == CHOSEN[Transformer]
+    costs = replace(SMALL, few_linear_macs=1 << 30)
+    assert "16:2:4" not in set(formats(wrapped(model, costs=costs), name))
 
 
 @pytest.mark.parametrize(("v", "name"), [(16, "weights.json"), (1, "weights_v1.json")])
