@@ -91,16 +91,17 @@ class Costs:
         """Of a weight [O, I, ...] that keeps N of M inputs: the formats that store no more, each by
         its name in ``formats``."""
         kept, (_, channels, *taps) = facts(weight).kept, weight.meta["val"].shape
-        if kept is None or kept.share > self.most_kept:
+        if kept is None:
             return {}
-        found = {name: named(kept, channels) for name, named in prepack.SPARSE.items()}
-        is_narrow = prepack.tile_columns(kept.v) < self.tile_columns
-        if is_narrow or kept.share > self.most_in_tiles:
-            del found[prepack.TILES]
-        is_shallow = prod((channels, *taps)) < self.few_fine_inputs
-        if is_shallow or kept.share > self.most_fine:
-            del found[prepack.FINE]
-        return found
+        is_deep = prod((channels, *taps)) >= self.few_fine_inputs
+        is_wide = prepack.tile_columns(kept.v) >= self.tile_columns
+        most = {
+            prepack.LISTED: self.most_kept,
+            prepack.FINE: self.most_fine if is_deep else 0.0,
+            prepack.TILES: self.most_in_tiles if is_wide else 0.0,
+        }
+        named = {name: make(kept, channels) for name, make in prepack.SPARSE.items()}
+        return {name: own for name, own in named.items() if kept.share <= most.get(name, 1.0)}
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""
