@@ -137,12 +137,12 @@ def sparse_linear_row(channels: int, rows: int, dtype: torch.dtype) -> dict[str,
 
 
 def sparse_weights(channels: int, side: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """For each format that runs here a weight [channels, channels, side, side] that keeps 2 of
-    4."""
+    """For each format that runs here a weight [channels, channels, side, side] that keeps 2 of 4,
+    or all if it is the plain one."""
     weight = drawn(channels, channels, side, side, dtype=dtype)
     for format, v in FORMATS.items():
         if runs(format, weight.device, dtype) and channels % v == 0:
-            yield format, nm_masked(weight, 2, 4, v)
+            yield format, weight if format == PLAIN else nm_masked(weight, 2, 4, v)
 
 
 def attention_row(

@@ -66,8 +66,8 @@ def on_cuda(
     from .triton import launch
 
     values, lists = parts(weight, kernel_map.shape[1] * x.shape[2], x.dtype)
-    operands = (x, halo, halo_sites, kernel_map, values)
-    return launch(*operands, *epilogue, lists=lists, **how)
+    args: tuple[Any, ...] = (x, halo, halo_sites, kernel_map, values, *epilogue, lists)
+    return launch(*args, **how)
 
 
 def _fake(
