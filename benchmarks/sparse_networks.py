@@ -1,6 +1,6 @@
 """Whole networks with weights that keep N of M inputs, shared by 16 outputs, against the same with
 all weights: ``python -m benchmarks.sparse_networks``, which writes
-``docs/benchmarks/sparse-networks.json``.
+``docs/benchmarks/sparse-networks.json``. Networks that are not named keep what is there.
 
 Every layer that can have them has sparse weights. They are random, for a call takes as long with
 any. Calls without an edit are timed, updates of a square, and edits of a whole run whose steps are
@@ -235,11 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.quick:
         settings = Settings("eager", given.rounds, narrow=True)
     known = small() if settings.narrow else full()
-    results = [measured(known[name], settings) for name in given.names]
-    content = {"environment": environment(), "options": asdict(settings), "networks": results}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sparse-networks.json").write_text(json.dumps(content, indent=1) + "\n")
-    console.print(table(results))
+    path = out / "sparse-networks.json"
+    results = {row["network"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    for name in given.names:
+        about = {"environment": environment(), "options": asdict(settings)}
+        results[name] = measured(known[name], settings) | about
+        path.write_text(json.dumps(list(results.values()), indent=1) + "\n")
+    console.print(table(list(results.values())))
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ def test_space_and_time_together(reused: Path) -> None:
 
 def test_networks_with_sparse_weights(tmp_path: Path) -> None:
     sparse_networks.main(["ddpm-church-256", "--quick", "--rounds", "1", "--out", str(tmp_path)])
-    result = json.loads((tmp_path / "sparse-networks.json").read_text())
-    (network,) = result["networks"]
+    (network,) = json.loads((tmp_path / "sparse-networks.json").read_text())
+    assert network["network"] == "ddpm-church-256" and network["options"]["narrow"]
     assert network["layers"] > network["refused"] > 0
     shares, macs = network["shares"], network["macs"]
     assert shares["all"] < min(shares["space"], shares["time"], shares["weights"])
