@@ -109,7 +109,7 @@ def _read(file: FileIO, start: int, size: int, pinned: bool) -> Tensor | None:
     file.seek(first)
     done, needed = 0, start + size - first if size else 0
     while done < needed:
-        some = file.readinto(pages[done:].numpy())
+        some = file.readinto(pages[done:].numpy().data)
         done += some
         if not some or (done < needed and done % _PAGE):  # the file ends
             return None
