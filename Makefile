@@ -36,7 +36,7 @@ INHERIT = $(PYTHON) -m venv --system-site-packages $(VENV) && \
 # A GPU machine without a network: wheels of what is missing there, in a folder.
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
-.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse bench-edits bench-store bench-weights bench-sparse coverage test-deep gpu clean
+.PHONY: help demo test lint types bench bench-quick bench-onnx bench-reuse bench-edits bench-store bench-weights bench-sparse bench-fidelity coverage test-deep gpu clean
 
 help:
 	@echo "make demo       edit an emoji, a terrain and a photograph, dense against update -> demo_out/"
@@ -51,6 +51,8 @@ help:
 	@echo "make bench-store  edits of a run whose values lie on disk, against memory -> docs/benchmarks"
 	@echo "make bench-weights  products with weights that keep N of M inputs -> docs/benchmarks"
 	@echo "make bench-sparse  whole networks with such weights -> docs/benchmarks (half an hour)"
+	@echo "make bench-fidelity  what such weights cost two trained networks, once fine-tuned (an hour;"
+	@echo "                goes on where it stopped) -> docs/benchmarks"
 	@echo "make coverage   every model class of diffusers -> docs/coverage.md (about an hour)"
 	@echo "make test-deep  the laws of updates on many more examples, exported ones too;"
 	@echo "                whole networks in every format"
@@ -111,6 +113,10 @@ bench-weights: $(READY)
 bench-sparse: $(READY)
 	@echo "==> benchmark of networks with sparse weights"
 	@$(TIMED) $(BIN)/python -m benchmarks.sparse_networks $(NETWORKS) $(BENCH)
+
+bench-fidelity: $(READY)
+	@echo "==> benchmark of fidelity with sparse weights"
+	@$(TIMED) $(BIN)/python -m benchmarks.fidelity $(NETWORKS) $(BENCH)
 
 coverage: $(READY)
 	@echo "==> coverage"

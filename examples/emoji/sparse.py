@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from PIL import Image
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from examples.fine_tuning import error, fine_tune
 from sparsify import SparseWeights
-from sparsify.weights import Batch, distill, own_samples, relative_error, teacher_of
+from sparsify.weights import own_samples, teacher_of
 
 from . import net
 from .sample import denoised, noise, sample
@@ -29,7 +29,7 @@ from .sample import denoised, noise, sample
 SHOWN = ("glossy cat face", "flat red heart", "glossy rocket", "flat tree")
 PICTURES, STEPS = 4, 20
 """Of a run that calls are taken from."""
-RATE, WARM_UP = 3e-4, 20
+RATE = 1e-4
 
 
 def sampler(model: net.Model, seed: int) -> Callable[[nn.Module], Any]:
@@ -44,12 +44,6 @@ def sampler(model: net.Model, seed: int) -> Callable[[nn.Module], Any]:
         return denoised(model._replace(unet=unet), prompts, latents, STEPS)
 
     return run
-
-
-@torch.no_grad()
-def error(unet: nn.Module, calls: list[Batch]) -> float:
-    with parametrize.cached():  # masks are made once
-        return relative_error(unet, calls)
 
 
 def main(
@@ -69,16 +63,7 @@ def main(
     unseen = list(islice(own_samples(teacher, sampler(model, seed=1)), STEPS))
     print(f"relative squared error without training: {error(model.unet, unseen):.4f}")
     pictures.append(shown(model))
-    optimizer = torch.optim.AdamW(model.unet.parameters(), RATE, (0.9, 0.99), weight_decay=0.0)
-    batches = own_samples(teacher, sampler(model, seed=2))
-    columns = (TextColumn("loss {task.fields[loss]:.5f}"), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        task = progress.add_task("", total=steps, loss=float("nan"))
-        optimizer.param_groups[0]["lr"] = 0.0
-        for step in distill(weights, batches, optimizer, steps, teacher=teacher):
-            share = min(1.0, step.number / WARM_UP, 1.5 * (1 - step.number / steps))
-            optimizer.param_groups[0]["lr"] = RATE * share
-            progress.update(task, advance=1, loss=step.loss)
+    fine_tune(weights, teacher, sampler(model, seed=2), steps, RATE)
     print(f"relative squared error after {steps} steps: {error(model.unet, unseen):.4f}")
     pictures.append(shown(model))
     rows = [torch.cat(list(row), 1) for row in pictures]
