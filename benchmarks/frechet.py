@@ -49,4 +49,5 @@ class Features:
         x = self._net._swish(self._net._bn0(x))
         for block in self._net._blocks[:BLOCKS]:
             x = block(x)
-        return x.mean((2, 3)).double()
+        pooled: Tensor = x.mean((2, 3))
+        return pooled.double()
