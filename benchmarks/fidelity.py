@@ -61,7 +61,7 @@ class Plan:
         return replace(self, steps=0, rate=0.0)
 
 
-PLANS = {"emoji": Plan(steps=150, rate=1e-4), "terrain": Plan(steps=100, rate=2e-4, rounds=5)}
+PLANS = {"emoji": Plan(steps=150, rate=1e-4), "terrain": Plan(steps=100, rate=1e-4, rounds=5)}
 QUICK = Plan(steps=3, rate=1e-3, calls=3, rounds=1, narrow=True)
 
 Made = tuple[Tensor, dict[str, Any]]
