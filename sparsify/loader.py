@@ -104,18 +104,23 @@ class Loaded:
         sparse or in those that names match, as file names are matched. M, and how many outputs
         share the choice, are those of the export; ``n = M`` are the dense weights, bit for bit.
 
-        A baseline that was recorded before is refused. Raises :class:`ConfigError`.
+        A baseline that was recorded before is refused. Raises :class:`ConfigError`, and
+        :class:`FolderError` for a folder of ONNX models, which are read again, that has changed.
         """
-        self._take(switched(self._patterns, n, layers))
+        patterns = switched(self._patterns, n, layers)
+        if self.signature.format == "onnx" and read_signature(self._folder) != self.signature:
+            raise FolderError(f"{self._folder} was exported again: load it again")
+        self._take(patterns)
 
     def _take(self, patterns: Mapping[str, NM]) -> None:
         """Opens what these change, and makes constants of them."""
-        signature, given = self.signature, numbers(patterns)
+        signature, given, graphs = self.signature, numbers(patterns), dict(self._graphs)
         for name, graph in signature.graphs.items():
             changed = {key: given[key] for key in graph.weights if key in given}
-            if name not in self._graphs or (changed and signature.format == "onnx"):
+            if name not in graphs or (changed and signature.format == "onnx"):
                 path = self._folder / graph.file
-                self._graphs[name] = _READ[signature.format](path, changed)
+                graphs[name] = _READ[signature.format](path, changed)
+        self._graphs = graphs
         self._tensors |= {} if signature.format == "onnx" else given
         with as_captured():
             self._tensors |= self._run("constants", {})

@@ -269,8 +269,7 @@ def formats(sparse: SparseModule, name: str) -> Iterator[str]:
             yield node.kwargs["format"]
 
 
-@pytest.mark.parametrize("v", [16, 1])
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize(("v", "backend"), [(16, "eager"), (16, "inductor"), (1, "eager")])
 @pytest.mark.parametrize("kind", SPARSE)
 @torch.no_grad()
 def test_all_graphs_run_sparse(kind: Callable[[], nn.Module], backend: str, v: int) -> None:

@@ -136,7 +136,7 @@ def sparse_cases(draw: st.DrawFn) -> tuple[Case, int]:
 
 
 @interpreted
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(sparse_cases(), st.sampled_from([None, 1, 2, 3, 8]), st.sampled_from([16, 32]))
 def test_kernel(drawn: tuple[Case, int], splits: int | None, depth: int) -> None:
     case, columns = drawn
@@ -147,6 +147,7 @@ def test_kernel(drawn: tuple[Case, int], splits: int | None, depth: int) -> None
 
 
 @interpreted
+@settings(max_examples=15)
 @given(
     st.sampled_from([DENSE, NM(2, 4, 16), NM(1, 8, 32)]),
     st.integers(2, 20),
