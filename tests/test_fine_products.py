@@ -117,7 +117,7 @@ def test_a_number_too_many_is_refused(row: int, place: int, seed: int) -> None:
 @pytest.mark.parametrize(
     ("format", "match"),
     [
-        ("1:3:2", "or 1:n:m, 0 < n <= m"),
+        ("1:3:2", "or 1:n:m or tiles v:n:m, 0 < n <= m"),
         ("1:0:4", "0 < n <= m"),
         ("1:4:512", "m <= 256"),
         ("1:2:3", "3 has to divide 64 inputs, and 16 32 columns"),
