@@ -108,8 +108,10 @@ class Costs:
         value: Tensor = node.meta["val"]
         rows: float = value.shape[0] * prod(layout_of(node).grid or ())
         rows *= self.typical_edit if facts(node).mask is not None else 1
+        if listed := self.linear_list_format(weight, rows):
+            return listed
         if rows > self.few_rows:
-            return self.linear_list_format(weight, rows) or prepack.PLAIN
+            return prepack.PLAIN
         sparse = {} if self._is_small(weight, rows) else self._sparse(weight)
         return self._format(weight, len(weight.meta["val"]), 1, sparse)
 

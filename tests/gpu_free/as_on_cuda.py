@@ -27,7 +27,7 @@ def plain_weights() -> Iterator[None]:
 @contextmanager
 def sparse_weights() -> Iterator[None]:
     """Inside, formats of weights that keep N of M inputs run as on CUDA: "tiles" by its reference,
-    "2:4" by what the caller has in the place of torch's operators, and 16:n:m not at all."""
+    "2:4" by what the caller has in the place of torch's operators, those of CPUs not at all."""
 
     def made(kind: Any, is_there: bool) -> Any:
         def format(*numbers: int) -> Format:
@@ -39,6 +39,7 @@ def sparse_weights() -> Iterator[None]:
     with (
         patch.object(formats, "_tiles", made(formats._tiles, True)),
         patch.object(formats, "_listed", made(formats._listed, False)),
+        patch.object(formats, "_fine", made(formats._fine, False)),
         patch.dict(FORMATS, {"2:4": pairs}),
     ):
         yield
