@@ -59,8 +59,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("layers", "changed"), [(None, "134"), ("1", "1"), (["[34]"], "34")])
-@pytest.mark.parametrize("n", [1, 3, M])
+@pytest.mark.parametrize(("layers", "changed"), [(None, "134"), (["[34]"], "34")])
+@pytest.mark.parametrize("n", [1, M])
 def test_a_folder_is_the_model_with_the_same_pattern(
     folder: Path, n: int, layers: Any, changed: str
 ) -> None:
