@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
@@ -24,6 +25,11 @@ class NamedGraph:
     @property
     def graph(self) -> Graph:
         return self.module.graph
+
+    def attributes(self) -> dict[str, Any]:
+        """What it reads of its module, by name."""
+        names = [str(node.target) for node in self.graph.find_nodes(op="get_attr")]
+        return {name: attrgetter(name)(self.module) for name in names}
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Its results for these arguments, of which it takes those that it reads."""

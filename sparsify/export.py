@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -249,14 +248,8 @@ def _with_constants(part: NamedGraph, constants: NamedGraph) -> NamedGraph:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    held = {**_attributes(constants), **_attributes(part)}
+    held = {**constants.attributes(), **part.attributes()}
     return replace(part, module=GraphModule(held, graph))
-
-
-def _attributes(part: NamedGraph) -> dict[str, Any]:
-    """What a graph reads of its module, by name."""
-    names = [str(node.target) for node in part.graph.find_nodes(op="get_attr")]
-    return {name: attrgetter(name)(part.module) for name in names}
 
 
 def _names(call: Call, taken: set[str]) -> list[str]:
@@ -278,7 +271,7 @@ def _weights(parts: Mapping[str, NamedGraph]) -> tuple[dict[str, str], dict[str,
     tensors: dict[str, Tensor] = {}
     first: dict[Memory, str] = {}
     for part in parts.values():
-        for name, tensor in _attributes(part).items():
+        for name, tensor in part.attributes().items():
             if isinstance(tensor, Tensor) and name not in made:
                 key = memory_of(tensor)
                 names[name] = first.setdefault(key, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import attrgetter
 from threading import Lock
 from typing import Any
 
@@ -119,10 +118,9 @@ class Program:
         made = set(map(attribute, self.graphs["constants"].outputs))
         found: dict[str, Tensor] = {}
         for part in self.graphs.parts.values():
-            for node in part.graph.find_nodes(op="get_attr"):
-                value = attrgetter(str(node.target))(part.module)
+            for name, value in part.attributes().items():
                 if isinstance(value, Tensor) and value.data_ptr() not in weights:
-                    found[str(node.target)] = value
+                    found[name] = value
         return [value for name, value in found.items() if name not in made]
 
     def _run(self, name: str, values: Mapping[str, Any]) -> Values:

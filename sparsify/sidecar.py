@@ -19,7 +19,7 @@ from .passes.facts import facts
 from .passes.fuse import Fused
 from .passes.graphs import Constant, Graphs, Read, Row
 from .passes.layout import Axis, Grid, Layout, Space
-from .passes.macs import dense_macs, of_weight, share_kept
+from .passes.macs import dense_macs, macs, of_weight, share_kept
 from .passes.rules.base import draws
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -196,7 +196,7 @@ def _of_model(node: Node) -> Node:
 
 
 def _node(node: Node, reused: bool) -> NodeReport:
-    known, share = facts(node), share_kept(node)
+    known = facts(node)
     return NodeReport(
         name=node.name,
         operator=str(getattr(node.target, "overloadpacket", None) or _function(node)),
@@ -204,9 +204,9 @@ def _node(node: Node, reused: bool) -> NodeReport:
         reason=known.reason,
         grid=known.layout.grid if known.layout else None,
         macs=dense_macs(node),
-        weights=share,
+        weights=share_kept(node),
         layer=of_weight(node).layer,
-        macs_now=round(dense_macs(node) * share),
+        macs_now=macs(node),
         kept=0,
         source=_source(node),
         mask=mask_name(known.mask) if known.mask else "",

@@ -6,8 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from .codegen.nm.reference import masked_by_number
 from .passes.graphs import NamedGraph
 from .passes.kept import MASKED, layer_of, pattern_of
 from .sidecar import Sidecar
-from .weights.layers import matches
+from .weights.layers import matches, several
 
 Patterns = Mapping[str, NM]
 """Of layers by name."""
@@ -30,16 +28,14 @@ def with_numbers(constants: NamedGraph) -> tuple[NamedGraph, dict[str, NM]]:
     what the layers keep now."""
     graph, patterns = Graph(), dict[str, NM]()
     graph.output(graph.graph_copy(constants.graph, {}))
-    targets = [str(node.target) for node in graph.find_nodes(op="get_attr")]
-    held: dict[str, Any] = {name: attrgetter(name)(constants.module) for name in targets}
     for mask in list(graph.find_nodes(op="call_function", target=MASKED)):
         if layer := layer_of(mask):
             patterns[layer] = pattern = pattern_of(mask)
-            held[number_of(layer)] = _tensor(pattern)
             with graph.inserting_before(mask):
                 number = graph.get_attr(number_of(layer))
             mask.target = masked_by_number
             mask.args = (mask.args[0], number, pattern.m, pattern.v)
+    held = {**constants.attributes(), **numbers(patterns)}
     return replace(constants, module=GraphModule(held, graph)), patterns
 
 
@@ -50,13 +46,16 @@ def number_of(layer: str) -> str:
 
 def numbers(patterns: Patterns) -> dict[str, Tensor]:
     """What the folder's graphs take for these."""
-    return {number_of(layer): _tensor(pattern) for layer, pattern in patterns.items()}
+    return {
+        number_of(layer): torch.tensor(n, dtype=torch.int32)
+        for layer, (n, _, _) in patterns.items()
+    }
 
 
 def switched(now: Patterns, n: int, layers: str | Sequence[str] | None) -> dict[str, NM]:
     """The patterns ``now`` with another N, in all layers or in those that names match, as file
     names are matched. Raises :class:`ConfigError`."""
-    asked = ("*",) if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+    asked = several("*" if layers is None else layers)
     for one in asked:
         if not any(matches(layer, [one]) for layer in now):
             known = ", ".join(now) or "none"
@@ -84,7 +83,3 @@ def counted(sidecar: Sidecar, patterns: Patterns) -> Sidecar:
             node = replace(node, macs_now=node.macs_kept)
         nodes.append(node)
     return replace(sidecar, nodes=tuple(nodes))
-
-
-def _tensor(pattern: NM) -> Tensor:
-    return torch.tensor(pattern.n, dtype=torch.int32)

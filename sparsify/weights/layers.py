@@ -81,6 +81,11 @@ def split(
     return chosen, refused
 
 
+def several(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """One pattern, or more."""
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Is ``name`` one of ``patterns``, as file names are matched?"""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

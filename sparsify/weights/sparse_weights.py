@@ -50,9 +50,9 @@ class SparseWeights:
         pad: bool = False,
         decay: float = 2e-4,
     ) -> None:
-        pattern, asked = NM.of(n, m, v), _several(include)
+        pattern, asked = NM.of(n, m, v), layers.several(include)
         self.model, self.pad, self.v = model, pad, v
-        self._chosen, self._never = layers.split(model, asked, _several(exclude))
+        self._chosen, self._never = layers.split(model, asked, layers.several(exclude))
         self._misfits: dict[str, str] = {}
         self._masks = {name: Masked(decay) for name in self._chosen}
         self._set(pattern, self._named(asked or None, "include"), is_asked=bool(asked))
@@ -174,11 +174,11 @@ class SparseWeights:
         """Raises :class:`ConfigError` for a pattern that names no layer that can be sparse."""
         if patterns is None:
             return self.candidates
-        several = _several(patterns)
-        for one in several:
+        asked = layers.several(patterns)
+        for one in asked:
             if not any(layers.matches(name, [one]) for name in self._masks):
                 raise ConfigError(f"{argument}={one!r}: {self._nothing(one)}")
-        return tuple(name for name in self._masks if layers.matches(name, several))
+        return tuple(name for name in self._masks if layers.matches(name, asked))
 
     def _nothing(self, pattern: str) -> str:
         """What to say of a pattern without layers."""
@@ -197,10 +197,6 @@ class SparseWeights:
             name, reason = next(iter(unfit.items()))
             more = f"; {len(unfit) - 1} more layers cannot" if len(unfit) > 1 else ""
             raise ConfigError(f"{name} cannot be {pattern}: {reason}{more}. Or leave it out")
-
-
-def _several(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _own(kind: Any) -> Any:
