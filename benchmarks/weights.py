@@ -24,7 +24,7 @@ from rich.table import Table
 from sparsify.codegen import products
 from sparsify.codegen.nm import nm_masked
 from sparsify.codegen.nm.pattern import NM
-from sparsify.codegen.prepack import listed, prepack_conv, prepack_linear
+from sparsify.codegen.prepack import prepack_conv, prepack_linear
 from torch import Tensor
 
 from benchmarks.machine import environment
@@ -78,7 +78,7 @@ class Case:
         side = math.isqrt(self.sites)
         x = torch.randn(1, self.channels, side, side).contiguous(memory_format=torch.channels_last)
         weight = self._weight(3).contiguous(memory_format=torch.channels_last)
-        format, window = listed(*nm), ((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
+        format, window = format_of(nm), ((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
         stored = prepack_conv(nm_masked(weight, *nm), format=format)
         return {
             "dense": lambda: F.conv2d(x, weight, None, 1, 1),
@@ -89,12 +89,17 @@ class Case:
         return torch.randn(self.channels, self.channels, side, side)
 
 
+def format_of(nm: NM) -> str:
+    """In which weights are stored of which 16 outputs, or each, keep inputs of their own."""
+    return f"{nm.v}:{nm.n}:{nm.m}"
+
+
 def _both(
     run: Callable[[Tensor, str], Callable[[], Any]], weight: Tensor, nm: NM
 ) -> dict[str, Callable[[], Any]]:
     return {
         "dense": run(weight, "panels"),
-        "sparse": run(nm_masked(weight, *nm), listed(*nm)),
+        "sparse": run(nm_masked(weight, *nm), format_of(nm)),
     }
 
 
@@ -152,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.log(f"{case.kind}, {case.sites} x {case.channels}: {found[-1]['speedup']:.2f}")
     result = {
         "environment": environment(),
-        "format": listed(*nm),
+        "format": format_of(nm),
         "rounds": given.rounds,
         "products": found,
     }

@@ -42,12 +42,6 @@ PREPACKS = (prepack_linear, prepack_conv)
 """What reads their results takes the same ``format``."""
 
 
-def listed(n: int, m: int, v: int = 16) -> str:
-    """The format of a weight of which ``v`` consecutive outputs, 16 or 1, keep ``n`` of each ``m``
-    inputs."""
-    return f"{v}:{n}:{m}"
-
-
 def fits(format: str, device: torch.device, dtype: torch.dtype, width: int, groups: int) -> bool:
     """Can a weight like this be stored in ``format`` and be computed with here?"""
     own = named(format)

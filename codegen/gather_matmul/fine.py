@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import OperandError
 from ..nm.pattern import NM
 from ..operators import native
-from . import cpp
+from . import cpp, listed
 
 MOST_INPUTS = 256  # of a group: the kernel finds each by a byte
 
@@ -51,22 +51,19 @@ def pack(matrix: Tensor, n: int, m: int) -> Tensor:
     depth, width = matrix.shape
     if depth % m or width % cpp.COLUMNS:
         raise OperandError(f"1:{n}:{m}: {m} has to divide {depth} inputs, and 16 {width} columns")
-    groups = matrix.t().reshape(width, depth // m, m)
-    is_kept = groups != 0
-    most = int(is_kept.sum(2).max()) if is_kept.numel() else 0
+    is_kept = (matrix != 0).view(depth // m, m, width)
+    most = int(is_kept.sum(1).max()) if is_kept.numel() else 0
     if most > n:
         raise OperandError(
             f"1:{n}:{m}: some column keeps {most} of {m} inputs: mask the weight with n={n}, "
             f"m={m}, and along its inputs"
         )
-    order = is_kept.to(torch.uint8).sort(dim=2, descending=True, stable=True).indices
-    places = order[..., :n].sort(2).values
-    block = _block(m) // m  # groups
-    starts = torch.arange(depth // m, device=matrix.device) % block * m
-    lists = (places + starts.view(-1, 1)).to(torch.uint8)
-    values = groups.gather(2, places).contiguous().view(torch.int32)
-    parts = (part.flatten() for part in values.split(block, 1))
-    ends = torch.cat([part.flatten() for part in lists.split(block, 1)])
+    inputs, block = listed.first_kept(is_kept, n).t(), _block(m)
+    values = matrix.t().gather(1, inputs).view(torch.int32)
+    places = (inputs % block).to(torch.uint8)
+    size = block // m * n
+    parts = (part.flatten() for part in values.split(size, 1))
+    ends = torch.cat([part.flatten() for part in places.split(size, 1)])
     return torch.cat([*parts, ends.view(torch.int32)])
 
 

@@ -36,10 +36,16 @@ def kept_inputs(matrix: Tensor, v: int, n: int, m: int) -> Tensor:
     ``v`` divides the width, and ``m`` the channels of a tap. Where fewer than ``n`` of ``m`` are no
     zeros, some of these are kept. Raises :class:`OperandError` if more are: none is dropped.
     """
-    is_kept = kept(matrix, v, n, m)
+    return first_kept(kept(matrix, v, n, m), n)
+
+
+def first_kept(is_kept: Tensor, n: int) -> Tensor:
+    """bool [groups, m, lists] -> int64 [groups * n, lists]: the rows of those that are kept, ``n``
+    of each group, in ascending order, filled up with some that are not."""
+    groups, m, _ = is_kept.shape
     order = is_kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
     first = order[:, :n].sort(1).values
-    start = torch.arange(0, len(matrix), m, device=matrix.device).view(-1, 1, 1)
+    start = torch.arange(0, groups * m, m, device=is_kept.device).view(-1, 1, 1)
     return (first + start).flatten(0, 1)
 
 
