@@ -64,8 +64,9 @@ def small_unet(seed: int = 0) -> SmallUNet:
 
 
 def small_inputs(batch: int = 1, size: int = 16) -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(1)
-    return torch.randn(batch, 3, size, size), torch.tensor(7.0), torch.randn(batch, 5, 16)
+    own = torch.Generator().manual_seed(1)  # several threads draw them at once
+    sample = torch.randn(batch, 3, size, size, generator=own)
+    return sample, torch.tensor(7.0), torch.randn(batch, 5, 16, generator=own)
 
 
 def corner(size: int = 16) -> Tensor:
