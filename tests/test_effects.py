@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import threading
 from typing import Any
@@ -98,6 +99,33 @@ def test_state_is_refused_by_name_and_put_back(change: Any) -> None:
     assert own.step == 0 and own.calls == 0 and own.table is None
     assert len(own.seen) == 1 and torch.equal(own.seen[0], torch.zeros(3))
     assert own.settings["deep"][0].count == 0
+
+
+class Cached(nn.Module):
+    """Keeps what it computed in a list of its caller's, as encoders of videos do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+
+    def forward(self, x: Tensor, cache: list[Tensor | None], other: dict[str, int]) -> Tensor:
+        y = self.conv(x) if cache[0] is None else self.conv(x) + cache[0]
+        cache[0] = y
+        other["calls"] = other.get("calls", 0) + 1
+        return y
+
+
+@pytest.mark.parametrize("cache", [[None], [torch.zeros(1, C, 8, 12), None]])
+@pytest.mark.parametrize("is_named", [False, True])
+@torch.no_grad()
+def test_what_is_put_into_containers_of_the_caller_is_refused(cache: Any, is_named: bool) -> None:
+    given, other = list(cache), {}
+    args = () if is_named else (given, other)
+    kwargs = {"cache": given, "other": other} if is_named else {}
+    sparse = sparsify(Cached().eval(), backend="eager")
+    with pytest.raises(CaptureError, match=r"Cached sets cache\[0\], which its caller gave"):
+        sparse.record(torch.randn(1, C, 8, 12), *args, **kwargs)
+    assert all(map(operator.is_, given, cache)) and not other
 
 
 def rotary(model: Any, x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
 from collections import deque
@@ -13,7 +14,13 @@ from typing import Any
 import torch
 from sparsify.codegen.errors import CaptureError
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import (
+    MappingKey,
+    keystr,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map_only,
+)
 
 
 def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int]:
@@ -48,10 +55,30 @@ def warm_up(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _called(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A model may write to its inputs: it gets copies. Each call draws the same numbers."""
+    """A model may write to its inputs: it gets copies. Each call draws the same numbers.
+
+    Raises :class:`CaptureError` for what is put into a container that is an input.
+    """
     own = tree_map_only(Tensor, torch.clone, (args, kwargs))
+    before = dict(tree_flatten_with_path(own)[0])
     with forked_generators(own):
-        return model(*own[0], **own[1])
+        output = model(*own[0], **own[1])
+    after = dict(tree_flatten_with_path(own)[0])
+    for path in {**before, **after}:
+        if before.get(path, _ABSENT) is not after.get(path, _ABSENT):
+            raise CaptureError(
+                f"{type(model).__name__} sets {_named(model, *path[1:])}, which its caller gave "
+                "it and a captured graph cannot: have it return what is new"
+            )
+    return output
+
+
+def _named(model: nn.Module, argument: Any, *place: Any) -> str:
+    """A place in an argument, which was given by keyword or position."""
+    names = list(inspect.signature(model.forward).parameters)
+    is_named = isinstance(argument, MappingKey)
+    name = argument.key if is_named else names[min(argument.idx, len(names) - 1)]
+    return f"{name}{keystr(place)}"
 
 
 @contextmanager
