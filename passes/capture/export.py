@@ -20,6 +20,7 @@ from sparsify.codegen.tracing import alone
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
+from .composites import decompose, is_functional
 from .effects import Snapshot, forked_generators, warm_up
 from .refusals import other_dtype, refuse_hooks, refuse_scripted, refuse_training
 from .strides import without_strides
@@ -63,11 +64,13 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             program = _exported(model, args, kwargs)
         except Exception as error:
             raise CaptureError(_explain(model, error)) from error
-    for node in program.graph.nodes:
-        if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
-            raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
     module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
+    for node in module.graph.nodes:
+        if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
+            raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
+    if is_functional(module.graph):
+        decompose(module)
     without_strides(module.graph)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
@@ -104,8 +107,9 @@ def _trace(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.Expor
         warnings.simplefilter("ignore")  # torch's own, from copying specs and on attributes
         program: torch.export.ExportedProgram = torch.export.export(
             model, args, kwargs, strict=False
-        ).run_decompositions({})
-        return program
+        )
+        # To replace writes, torch traces the whole graph again.
+        return program if is_functional(program.graph) else program.run_decompositions({})
 
 
 @contextmanager
