@@ -240,7 +240,7 @@ def test_a_loop_of_ones_own(pipe: Any) -> None:
         with parts["unet"].recording() as session:
             pipe(**seeded("sd"))
         assert len(session.calls) == STEPS
-        assert set(parts) == {"unet", "vae"}
+        assert set(parts) == {"unet", "vae", "vae.encoder"}
     assert pipe.unet is unet
 
 

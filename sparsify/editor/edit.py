@@ -25,6 +25,7 @@ from ..scope import Scope
 from ..session import Session, require_findable
 from .clean import require_clean
 from .decoders import DecoderEdits, DenseEdits, Outputs, first_decoded
+from .encoders import EncoderEdits
 from .lattice import Lattice, arrangement_of, for_items
 from .parts import Parts
 from .prompts import changed_words
@@ -80,6 +81,7 @@ class Edit:
         self._sessions = {
             name: Session(parts[name]._engine, own.calls) if isinstance(own, Session) else own
             for name, own in previous.sessions.items()
+            if isinstance(own, Session) or name not in parts.encoders
         }
         self._pipe, self.previous, self.arguments = pipe, previous, arguments
         self._parts, self._config = parts, config
@@ -155,7 +157,7 @@ class Edit:
     def _programs(self) -> Iterator[Program]:
         """Of the models that are called at each step."""
         for name, own in self._sessions.items():
-            if isinstance(own, Session) and own.calls and name not in self._parts.decoders:
+            if isinstance(own, Session) and own.calls and name in self._parts.stepped:
                 yield own.module.program_of(own.calls[0])
 
     @property
@@ -201,7 +203,9 @@ class Edit:
     def _mode(self, name: str, own: Session | Outputs) -> Mode:
         if isinstance(own, Outputs):
             return DenseEdits(own, self._scope, self.trail)
-        is_stepped = name not in self._parts.decoders
+        if name in self._parts.encoders:
+            return EncoderEdits(own.module, own.calls, own.no_calls() if self._keep else None)
+        is_stepped = name in self._parts.stepped
         sites = arrangement_of(
             self.lattice, self._given, own.calls[0].grid, self._config.dilation, is_stepped
         )

@@ -41,7 +41,7 @@ class Editor(Closing):
     >>> hat = editor.edit(first, prompt="a cat with a hat on a sofa")
     >>> hat.images[0].save("hat.png")
 
-    Denoisers, ControlNets and decoders are found by what they are and made sparse in place; all
+    Denoisers, ControlNets and autoencoders are found by what they are and made sparse in place; all
     else about the pipeline stays as it is, and ``close()`` gives it its own models back. Edits of
     results from before a change of weights (an adapter that is loaded, scaled or fused) are
     refused: record again.
@@ -75,7 +75,8 @@ class Editor(Closing):
         arguments = self._bound(args, kwargs)
         kept, randomness, run = saved(arguments), Randomness.now(), Run()
         modes = {name: self._recording(name, arguments, schedule, run) for name in self.parts}
-        run.decoders = [mode for mode in modes.values() if isinstance(mode, RecordingOrDense)]
+        decoding = [modes[name] for name in self.parts.decoders]
+        run.decoders = [mode for mode in decoding if isinstance(mode, RecordingOrDense)]
         output = self._run(arguments, modes, run.seen)
         sessions = {name: kept_of(mode) for name, mode in modes.items()}
         first = {n: mode.first_step for n, mode in modes.items() if isinstance(mode, StepRecording)}
@@ -165,7 +166,7 @@ class Editor(Closing):
         self, name: str, arguments: Mapping[str, Any], schedule: Schedule | None, run: Run
     ) -> Recording:
         host = self.parts[name]._engine
-        if name in self.parts.decoders:
+        if name not in self.parts.stepped:
             return RecordingOrDense(name, Session(host, Calls.of(self._store, None)))
         expected = self._expected(arguments)
         return StepRecording(
@@ -176,7 +177,7 @@ class Editor(Closing):
         """At least so many calls of a denoiser; None where arguments make it fewer steps."""
         known = self._signature.parameters
         others = arguments.keys() & {"strength", "timesteps", "sigmas", "denoising_end"}
-        if others or "strength" in known or len(self.parts.keys() - self.parts.decoders) > 1:
+        if others or "strength" in known or len(self.parts.stepped) > 1:
             return None
         default = known.get("num_inference_steps")
         steps: int | None = arguments.get("num_inference_steps", default and default.default)
@@ -190,7 +191,7 @@ class Editor(Closing):
         predicted: Predicted | None = None,
     ) -> Any:
         for name in modes:
-            if getattr(self._pipe, name) is not self.parts[name]:
+            if not self.parts.is_in_place(name):
                 raise SessionError(
                     f"pipe.{name} is not the model of this editor any more: make another Editor"
                 )
@@ -243,7 +244,8 @@ class Editor(Closing):
             )
         name, known = edit.decoded
         recorded = edit.previous.trail
-        return Painting(self._pipe, self.parts[name], edit.lattice, recorded, known, image)
+        autoencoder = self.parts[name], self.parts.get(f"{name}.encoder")
+        return Painting(self._pipe, *autoencoder, edit.lattice, recorded, known, image)
 
 
 def _start(trail: Trail, strength: float) -> int:

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ..codegen.errors import SessionError
 from ..masks import difference_mask
+from ..module import SparseModule
+from ..session import Session
 from .clean import shares
-from .decoders import Decoded
+from .decoders import Decoded, RecordingOrDense, kept_of
+from .encoders import EncoderEdits
 from .lattice import Lattice
 from .trail import Trail
 
@@ -31,10 +34,19 @@ class Painting:
     """
 
     def __init__(
-        self, pipe: Any, decoder: Any, lattice: Lattice, trail: Trail, decoded: Decoded, image: Any
+        self,
+        pipe: Any,
+        decoder: SparseModule,
+        encoder: SparseModule | None,
+        lattice: Lattice,
+        trail: Trail,
+        decoded: Decoded,
+        image: Any,
     ) -> None:
         """Raises :class:`SessionError` for a video."""
-        self._scheduler, self._decoder, self._lattice = pipe.scheduler, decoder, lattice
+        self._scheduler, self._lattice = pipe.scheduler, lattice
+        self._decoder: Any = decoder
+        self._encoder = None if encoder is None else encoder._engine
         self._latents, self._given = trail.latents[-1], decoded.given
         before = decoded.output.sample if hasattr(decoded.output, "sample") else decoded.output
         before = before[0] if isinstance(before, tuple) else before
@@ -62,9 +74,22 @@ class Painting:
     @cached_property
     def _change(self) -> Tensor:
         """Of the latents without noise."""
-        old, new = (self._encoded(own) for own in (self._before, self._after))
+        old, new = self._both_encoded()
         change, given = (self._arranged(own) for own in (new - old, self._given))
         return change / self._scale(given)
+
+    def _both_encoded(self) -> tuple[Tensor, Tensor]:
+        """The picture before, and what is new of the one after."""
+        host = self._encoder
+        if host is None:
+            return self._encoded(self._before), self._encoded(self._after)
+        recording = RecordingOrDense("encoder", Session(host))
+        with host.mode_of(recording):
+            before = self._encoded(self._before)
+        known = kept_of(recording)
+        edits = EncoderEdits(host, known.calls) if isinstance(known, Session) else None
+        with host.mode_of(edits):
+            return before, self._encoded(self._after)
 
     @torch.no_grad()
     def _encoded(self, picture: Tensor) -> Tensor:

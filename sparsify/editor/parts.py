@@ -23,6 +23,12 @@ stands behind them, is known once a run was recorded (:mod:`.lattice`)."""
 class Parts(Mapping[str, SparseModule], Closing):
     """The sparse models of a pipeline, by the names of its components, until they are closed."""
 
+    stepped: frozenset[str]
+    """Those that are called at each step: denoisers and ControlNets."""
+    decoders: frozenset[str]
+    encoders: frozenset[str]
+    """Of these, by names as ``"vae.encoder"``."""
+
     def __init__(self, pipe: Any, config: SparsifyConfig) -> None:
         """Raises :class:`ModelError` for what is no pipeline, or has no model that is called at
         each step."""
@@ -31,20 +37,27 @@ class Parts(Mapping[str, SparseModule], Closing):
             raise ModelError(
                 f"a {type(pipe).__name__} is no pipeline of diffusers: sparsify(model) takes models"
             )
-        self._pipe = pipe
-        self._own = {
-            name: model
-            for name, model in components.items()
-            if isinstance(model, nn.Module) and (_is_decoder(model) or _is_stepped(model))
-        }
-        self.decoders = frozenset(n for n, model in self._own.items() if _is_decoder(model))
-        if not self._own.keys() - self.decoders:
+        models = {name: own for name, own in components.items() if isinstance(own, nn.Module)}
+        decoders = {name: model for name, model in models.items() if _is_decoder(model)}
+        self.stepped = frozenset(n for n in models.keys() - decoders if _is_stepped(models[n]))
+        if not self.stepped:
             raise ModelError(
                 f"no component of the {type(pipe).__name__} takes a timestep, so none is a denoiser"
             )
+        self._pipe = pipe
+        self._places: dict[str, tuple[Any, str]] = {
+            name: (pipe, name) for name in models if name in self.stepped | decoders.keys()
+        }
+        """What has each model as which attribute."""
+        for name, model in decoders.items():
+            if isinstance(getattr(model, "encoder", None), nn.Module):
+                self._places[f"{name}.encoder"] = model, "encoder"
+        self.decoders = frozenset(decoders)
+        self.encoders = frozenset(self._places.keys() - self.stepped - self.decoders)
+        self._own = {name: getattr(*place) for name, place in self._places.items()}
         self._sparse = {name: _sparse(model, config) for name, model in self._own.items()}
         for name, sparse in self._sparse.items():
-            setattr(pipe, name, sparse)
+            setattr(*self._places[name], sparse)
 
     def __repr__(self) -> str:
         return f"<Parts of a {type(self._pipe).__name__}: {', '.join(self)}>"
@@ -58,16 +71,20 @@ class Parts(Mapping[str, SparseModule], Closing):
     def __len__(self) -> int:
         return len(self._sparse)
 
+    def is_in_place(self, name: str) -> bool:
+        """Does the pipeline call this model, and no other that was put in its place since?"""
+        return getattr(*self._places[name]) is self._sparse[name]
+
     def close(self) -> None:
         """The pipeline has its own models again; what was put in their place since stays there."""
-        for name, sparse in self._sparse.items():
-            if getattr(self._pipe, name) is sparse:
-                setattr(self._pipe, name, self._own[name])
+        for name, own in self._own.items():
+            if self.is_in_place(name):
+                setattr(*self._places[name], own)
 
 
 def enable(pipe: Any, config: SparsifyConfig | None = None, **overrides: Any) -> Parts:
-    """The denoisers, ControlNets and decoders of a diffusers pipeline, made sparse in place, for a
-    sampling loop of one's own: ``parts["unet"]`` is a :class:`SparseModule`, as ``pipe.unet`` is.
+    """The denoisers, ControlNets and autoencoders of a diffusers pipeline, made sparse in place for
+    a loop of one's own: ``parts["unet"]`` is a :class:`SparseModule`, as ``pipe.unet`` is.
 
     ``overrides`` are fields of :class:`SparsifyConfig`. ``close()``, or the end of a ``with``,
     gives the pipeline its own models back. Raises :class:`ModelError` and :class:`ConfigError`.
