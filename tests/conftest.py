@@ -13,11 +13,20 @@ torch.set_num_threads(1)
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile(
-    "ci", deadline=None, max_examples=45, print_blob=True, suppress_health_check=_SLOW
+    "ci", deadline=None, max_examples=30, print_blob=True, suppress_health_check=_SLOW
 )
 # For a night: pytest tests/test_laws.py --hypothesis-profile=deep
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)
 settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes a minute, and guards one thing alone, runs with the deep profile."""
+    if settings.default is not settings.get_profile("deep"):
+        skip = pytest.mark.skip(reason="make test-deep")
+        for item in items:
+            if item.get_closest_marker("deep"):
+                item.add_marker(skip)
 
 
 # -- the seed: each run draws other examples, and says how to draw them again --------------------

@@ -44,7 +44,7 @@ def sampled(net: Any, guidance: str) -> Tensor:
     return x
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.sets(st.integers(1, STEPS - 1)), st.sampled_from(["batch", "calls"]))
 def test_steps_in_one_batch_are_the_steps_one_by_one(
     sparse: SparseModule, keys: set[int], guidance: str

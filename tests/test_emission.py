@@ -157,7 +157,10 @@ def attention() -> Case:
 GOLDEN = (residual, attention)
 
 
-@pytest.mark.parametrize("make", [toy, unet, dit, *GOLDEN])
+WHOLE = pytest.param(unet, marks=pytest.mark.deep)
+
+
+@pytest.mark.parametrize("make", [toy, WHOLE, dit, *GOLDEN])
 def test_emitted_code(make: Any) -> None:
     case = make()
     emission = emit_cuda(case.module, case.inputs[0], case.dynamic, case.most_rows)

@@ -26,7 +26,7 @@ from tests.networks import MASKS, MaskRecipe, Recipe, recipes
 from tests.picture_steps import ConvTranspose, Pool
 from tests.reference import FIXED, Fixed, Reference
 from tests.rounding import assert_close, tolerance
-from tests.small import corner, small_inputs, small_unet
+from tests.small import small_inputs, small_unet
 from tests.token_steps import Joint
 
 SIZE = 12
@@ -160,17 +160,24 @@ def test_onnx_has_adaptive_maxima_of_unequal_windows(tmp_path: Path) -> None:
     agrees_with_the_oracle(tmp_path / "folder", "onnx", recipe, fixed, [MaskRecipe("random", 2)])
 
 
+TWO = torch.cat([INPUTS[0], INPUTS[0].flip(1)]), INPUTS[1]
+ATTENTION = pytest.param(small_unet, small_inputs(2, SIZE), marks=pytest.mark.deep)
+
+
+@pytest.mark.parametrize(("build", "inputs"), [(Tiny, TWO), ATTENTION])
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_folder_does_what_the_module_does(format: Any, tmp_path: Path) -> None:
+def test_a_folder_does_what_the_module_does(
+    build: Any, inputs: Any, format: Any, tmp_path: Path
+) -> None:
     """Commits, further edits of these, large edits, masks for each item, restricted baselines,
     reports."""
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    sparse, inputs = sparsify.sparsify(small_unet(), backend="eager"), small_inputs(2)
+    sparse = sparsify.sparsify(build().eval(), backend="eager", dilate=1)
     sparse.export(tmp_path / "net", *inputs, format=format)
     loaded, close = sparsify.load(tmp_path / "net"), {"rtol": 1e-4, "atol": 1e-5}
-    masks = torch.stack([corner(), corner().flip(0)])
+    masks = torch.stack([square(4), square(4).flip(0)])
     first = torch.where(masks[:, None], inputs[0] + 1, inputs[0]), *inputs[1:]
     second = torch.where(masks[:, None].flip(0), first[0] - 1, first[0]), *inputs[1:]
     found = []
@@ -180,7 +187,7 @@ def test_a_folder_does_what_the_module_does(format: Any, tmp_path: Path) -> None
         again = network.update(new, *second, mask=masks.flip(0))
         report = network.report()
         small = network.restrict(baseline, masks)
-        large = network.update(baseline, inputs[0] + 1, *inputs[1:], mask=torch.ones(16, 16))
+        large = network.update(baseline, inputs[0] + 1, *inputs[1:], mask=torch.ones(SIZE, SIZE))
         assert network.report().is_dense and small.nbytes < baseline.nbytes
         few = network.update(small, *first, mask=masks)
         found.append((output, edited, again, large, few, report.macs_update, report.kept))
@@ -409,6 +416,7 @@ class Joined(nn.Module):
         return self.leave(F.silu(torch.cat([self.near(F.silu(h)) + 1, h], 1)))
 
 
+@pytest.mark.deep
 def test_aoti_hands_on_whole_rows(tmp_path: Path) -> None:
     """Inductor would write them into the concatenation and return a slice of it."""
     torch.manual_seed(0)

@@ -173,7 +173,7 @@ TILES = st.sampled_from([kernels.tile(16, 16, 16, 4, 2), kernels.tile(32, 16, 32
 
 
 @interpreted
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(cases(), st.sampled_from([None, 1, 2, 3, 8]), TILES)
 def test_kernels(case: Case, splits: int | None, config: Any) -> None:
     args = arguments(case)

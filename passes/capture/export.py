@@ -64,13 +64,14 @@ def capture(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             program = _exported(model, args, kwargs)
         except Exception as error:
             raise CaptureError(_explain(model, error)) from error
-    module = program.module(check_guards=False)
-    assert isinstance(module, GraphModule)
-    for node in module.graph.nodes:
-        if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
-            raise CaptureError(_explain(model, ValueError(f"{node.name} depends on tensor values")))
-    if is_functional(module.graph):
-        decompose(module)
+        for node in program.graph.nodes:
+            if any(map(_depends_on_values, tree_leaves(node.meta.get("val")))):
+                why = ValueError(f"{node.name} depends on tensor values")
+                raise CaptureError(_explain(model, why))
+        module = program.module(check_guards=False)
+        assert isinstance(module, GraphModule)
+        if is_functional(module.graph):
+            decompose(module)
     without_strides(module.graph)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
@@ -108,8 +109,15 @@ def _trace(model: torch.nn.Module, args: Any, kwargs: Any) -> torch.export.Expor
         program: torch.export.ExportedProgram = torch.export.export(
             model, args, kwargs, strict=False
         )
-        # To replace writes, torch traces the whole graph again.
-        return program if is_functional(program.graph) else program.run_decompositions({})
+        # To replace writes and to cast as autocast does, torch traces the whole graph again.
+        is_whole = is_functional(program.graph) and not _autocasts(args, kwargs)
+        return program if is_whole else program.run_decompositions({})
+
+
+def _autocasts(args: Any, kwargs: Any) -> bool:
+    tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    kinds = {"cpu", *(tensor.device.type for tensor in tensors)}
+    return any(torch.is_autocast_enabled(k) for k in kinds if torch.amp.is_autocast_available(k))
 
 
 @contextmanager
