@@ -17,9 +17,8 @@ from torch.fx.node import map_arg
 aten = torch.ops.aten
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
-
 _OF_CONSTANTS = {aten.lift_fresh_copy.default, aten.detach_.default}
-"""What stands around each constant that a model writes as numbers; without writes, nothing."""
+"""What stands around each constant that a model makes of numbers: nothing, if nobody writes."""
 
 
 def is_functional(graph: Graph) -> bool:
@@ -39,7 +38,7 @@ def decompose(module: GraphModule) -> None:
     The same that ``ExportedProgram.run_decompositions({})`` makes of a graph without writes, but
     for clones, and without another trace of it all.
     """
-    graph, known, parts = Graph(), dict[Node, Any](), Parts()
+    graph, known, pieces = Graph(), dict[Node, Any](), Pieces()
     for node in module.graph.nodes:
         if node.op == "output":
             graph.output(map_arg(node.args[0], known.__getitem__))
@@ -48,7 +47,7 @@ def decompose(module: GraphModule) -> None:
         elif node.target in _OF_CONSTANTS:
             known[node] = known[node.args[0]]
         elif isinstance(node.target, OpOverload) and _is_taken_apart(node.target):
-            known[node] = _inlined(graph, node, parts.of(node), known)
+            known[node] = _inlined(graph, node, pieces.of(node), known)
         else:
             known[node] = graph.node_copy(node, known.__getitem__)
     module.graph = graph
@@ -62,7 +61,7 @@ def _is_taken_apart(target: OpOverload) -> bool:
     return may_alias or _should_decompose_because_unsafe_op(target)
 
 
-class Parts:
+class Pieces:
     """What nodes dispatch to; those that are alike share it."""
 
     def __init__(self) -> None:
