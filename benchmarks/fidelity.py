@@ -3,8 +3,9 @@
 For each network and pattern, without training and after some minutes of it, without data: the
 squared error of the output on calls of samples that training did not see, relative to the dense
 output; the PSNR of samples to the dense network's from the same noise; and the Fréchet distance
-between features of both. Writes ``fidelity.json`` and ``fidelity.png`` under ``--out``. Samples lie
-under ``--samples``: what is there, by the same settings, is not made again.
+between features of both. Writes ``fidelity.json``, which keeps what it has of other networks, and a
+picture of each under ``--out``. Samples lie under ``--samples``: what is there, by the same
+settings, is not made again.
 """
 
 from __future__ import annotations
@@ -38,9 +39,17 @@ from examples.fine_tuning import error, fine_tune
 from sparsify import SparseWeights
 from sparsify.weights import NM, Batch, own_samples
 
-PATTERNS = (NM(2, 4), NM(2, 4, 16), NM(8, 16, 16))
-UNSEEN, TRAINED = 1, 2
-"""Seeds of the calls that errors are taken on, and of those of training."""
+PATTERNS = (
+    (NM(2, 4), None),
+    (NM(2, 4, 16), None),
+    (NM(8, 16, 16), None),
+    (NM(8, 16, 16), 0.6),
+)
+"""With the share of MACs that a search leaves, if layers that the pattern hurts most stay dense."""
+UNSEEN, TRAINED, SEARCHED = 1, 2, 7
+"""Seeds of the calls that errors are taken on, of those of training, and of a search's."""
+SEARCH_CALLS = 6
+"""That layers are compared on."""
 SHOWN = 4
 """Samples of each network in the picture."""
 
@@ -82,13 +91,16 @@ class Runs:
 
         return self._once(f"dense-{draw}", self.plan.untrained, make)[0]
 
-    def sparse(self, pattern: NM, plan: Plan) -> Made:
+    def sparse(self, pattern: NM, budget: float | None, plan: Plan) -> Made:
         """The samples from the noise of draw 0."""
 
         def make() -> Made:
             torch.manual_seed(0)
             network = deepcopy(self.net.network)
             weights = SparseWeights(network, *pattern)
+            if budget is not None:
+                calls = own_samples(self.net.network, self.net.run(SEARCHED), passes=1)
+                weights.search(budget, list(islice(calls, SEARCH_CALLS)), choices=[pattern])
             start = time.process_time()
             if plan.steps:
                 teacher, run = self.net.network, self.net.run(TRAINED)
@@ -100,7 +112,7 @@ class Runs:
             }
             return self._sampled(network, 0), known
 
-        kept = str(pattern).replace(":", "-")
+        kept = _named(pattern, budget).replace(":", "-").replace(" ", "-")
         return self._once(f"{kept}-{'trained' if plan.steps else 'untrained'}", plan, make)
 
     @cached_property
@@ -138,17 +150,17 @@ def rows(runs: Runs, features: Features) -> Iterator[tuple[dict[str, Any], Tenso
     want = runs.dense(0)
     dense, other = runs.net.painted(want), runs.net.painted(runs.dense(1))
     of_dense, of_other = features(dense), features(other)
-    about = {"network": runs.name, "samples": len(want)}
+    about = {"samples": len(want)}
     floor = {"frechet": 0.0, "frechet_to_other_noise": frechet(of_dense, of_other)}
     yield {**about, "weights": "dense", **floor}, dense
-    for pattern in PATTERNS:
+    for pattern, budget in PATTERNS:
         for plan in (runs.plan.untrained, runs.plan):
-            samples, known = runs.sparse(pattern, plan)
+            samples, known = runs.sparse(pattern, budget, plan)
             pictures = runs.net.painted(samples)
             found = features(pictures)
             row = {
                 **about,
-                "weights": str(pattern),
+                "weights": _named(pattern, budget),
                 "steps": plan.steps,
                 **known,
                 "psnr": psnr(samples, want)["psnr"],
@@ -164,9 +176,9 @@ def table(result: dict[str, Any]) -> Table:
         "to other\nnoise",
     )  # fmt: skip
     made.title = "against the dense network"
-    for row in result["rows"]:
+    for name, row in ((name, row) for name, own in result.items() for row in own["rows"]):
         made.add_row(
-            row["network"],
+            name,
             row["weights"],
             str(row.get("steps", "")),
             f"{row['minutes']:.1f}" if row.get("steps") else "",
@@ -196,20 +208,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     folder = given.samples or (out / "samples" if given.quick else Path("build/fidelity"))
     plans = {name: QUICK if given.quick else PLANS[name] for name in given.names}
-    about = {"environment": environment(), "plans": {n: asdict(p) for n, p in plans.items()}}
-    features, found, titles = Features(), list[dict[str, Any]](), list[str]()
-    pictures: dict[str, list[Tensor]] = {}
+    written, features = out / "fidelity.json", Features()
+    result = json.loads(written.read_text()) if written.exists() else {}
     for name, plan in plans.items():
-        runs = Runs(name, plan, folder)
-        titles += runs.net.titles[:SHOWN]
+        runs, pictures, found = (
+            Runs(name, plan, folder),
+            dict[str, Tensor](),
+            list[dict[str, Any]](),
+        )
+        result[name] = {"environment": environment(), "plan": asdict(plan), "rows": found}
         for row, painted in rows(runs, features):
             found.append(row)
-            pictures.setdefault(_name(row), []).append(painted[:SHOWN])
-            result = {**about, "rows": found}
-            (out / "fidelity.json").write_text(json.dumps(result, indent=1) + "\n")
-    panel({name: torch.cat(own) for name, own in pictures.items()}, titles, out / "fidelity.png")
+            pictures[_name(row)] = painted[:SHOWN]
+            written.write_text(json.dumps(result, indent=1) + "\n")
+        panel(pictures, runs.net.titles[:SHOWN], out / f"fidelity-{name}.png")
     console.print(table(result))
     return 0
+
+
+def _named(pattern: NM, budget: float | None) -> str:
+    return str(pattern) if budget is None else f"{pattern} for {budget:g} of MACs"
 
 
 def _name(row: dict[str, Any]) -> str:

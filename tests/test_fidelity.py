@@ -68,21 +68,22 @@ def test_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fidelity.main(command) == 0
     rows = _rows(tmp_path)
     for name in fidelity.PLANS:
-        dense, *sparse = (row for row in rows if row["network"] == name)
+        dense, *sparse = rows[name]
         assert dense["frechet"] == 0 < dense["frechet_to_other_noise"]
         found = [(row["weights"], row["steps"]) for row in sparse]
-        assert found == [(str(own), steps) for own in fidelity.PATTERNS for steps in (0, 3)]
+        names = ["2:4", "16:2:4", "16:8:16", "16:8:16 for 0.6 of MACs"]
+        assert found == [(own, steps) for own in names for steps in (0, 3)]
         for row in sparse:
             assert row["error"] > 0 and row["frechet"] > 0 and row["layers"] > 0
             assert 5 < row["psnr"] < 100
-    assert (tmp_path / "fidelity.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"fidelity-{name}.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.delattr(fidelity, "fine_tune")  # what is there is not made again
     assert fidelity.main(command) == 0 and _rows(tmp_path) == rows
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def _rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     loaded = json.loads((folder / "fidelity.json").read_text())
-    assert loaded["environment"].keys() >= {"cpu", "torch", "date", "commit"}
-    rows: list[dict[str, Any]] = loaded["rows"]
-    return rows
+    for own in loaded.values():
+        assert own["environment"].keys() >= {"cpu", "torch", "date", "commit"}
+    return {name: own["rows"] for name, own in loaded.items()}
