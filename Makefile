@@ -126,6 +126,7 @@ test-deep: $(READY)
 	@echo "==> laws, in depth"
 	@$(BIN)/python -m pytest tests/test_laws.py tests/test_export.py tests/test_reuse.py \
 		tests/test_peers.py tests/test_benchmarks.py tests/test_fidelity.py tests/test_emission.py \
+		tests/test_switched_folders.py tests/test_networks.py \
 		--hypothesis-profile=deep
 	@echo "==> exported networks"
 	@$(BIN)/python -m pytest tests/deep_export.py

@@ -160,6 +160,7 @@ def test_space_and_time_together(reused: Path) -> None:
     assert rows["space"]["psnr"] > result["psnr_of_recorded"]
 
 
+@pytest.mark.deep
 def test_networks_with_sparse_weights(tmp_path: Path) -> None:
     sparse_networks.main(["ddpm-church-256", "--quick", "--rounds", "1", "--out", str(tmp_path)])
     (network,) = json.loads((tmp_path / "sparse-networks.json").read_text())

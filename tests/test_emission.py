@@ -157,10 +157,10 @@ def attention() -> Case:
 GOLDEN = (residual, attention)
 
 
-WHOLE = pytest.param(unet, marks=pytest.mark.deep)
+WHOLE = [pytest.param(make, marks=pytest.mark.deep) for make in (unet, dit)]
 
 
-@pytest.mark.parametrize("make", [toy, WHOLE, dit, *GOLDEN])
+@pytest.mark.parametrize("make", [toy, *WHOLE, *GOLDEN])
 def test_emitted_code(make: Any) -> None:
     case = make()
     emission = emit_cuda(case.module, case.inputs[0], case.dynamic, case.most_rows)

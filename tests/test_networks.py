@@ -35,7 +35,11 @@ def first(output: object) -> Tensor:
     return tree_leaves(output)[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Stable Diffusion XL is built of the blocks of 1.5.
+XL = pytest.param("stable-diffusion-xl", marks=pytest.mark.deep)
+
+
+@pytest.mark.parametrize("name", [XL if name in XL.values else name for name in NAMES])
 def test_updates_are_right(name: str) -> None:
     """Policy "fixed" against the oracle, "exact" against the dense run; one capture for all."""
     model, args, kwargs = built(small()[name])
@@ -75,8 +79,8 @@ def exact_equals_dense(model: torch.nn.Module, args: tuple, kwargs: dict) -> Non
         assert relative(first(sparse.update(baseline, *new, mask=mask, **kwargs)), dense) <= 1e-4
 
 
-# Stable Diffusion XL is built of the blocks of 1.5, ten to a place: half a minute of capture.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "stable-diffusion-xl"])
+# Ten of them to a place: half a minute of capture.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in XL.values])
 def test_published_configuration_is_packed(name: str) -> None:
     """Shapes alone decide, so the full size is captured without memory for its weights."""
     network = full()[name]
