@@ -244,10 +244,16 @@ class Edits:
         program = self.host.program_of(baseline)
         if program.config.policy != "exact":
             return plan
-        found = changed(program.runtime, baseline, call)
-        mask = fitted(plan.mask, baseline.grid, len(found))
-        found = found if program.runtime.sidecar.items > 1 else found.any(0)
+        found = self._changed(number, call)
+        mask = fitted(plan.mask, baseline.grid, baseline.shape[0])
         return Plan(mask | found) if bool((found & ~mask).any()) else plan
+
+    def _changed(self, number: int, call: Call) -> Tensor:
+        """bool [H, W], or [N, H, W] if items have masks of their own: where inputs are new."""
+        baseline = self.recorded[number]
+        runtime = self.host.program_of(baseline).runtime
+        found = changed(runtime, baseline, call)
+        return found if runtime.sidecar.items > 1 else found.any(0)
 
     def _twin(self, call: Call) -> int:
         """The position of the recorded call that ``call`` belongs to. Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..baseline import Baseline
-from ..changes import changed
 from ..editing import Edits
 from ..host import Host
 from ..plan import Plan
@@ -24,9 +23,7 @@ class EncoderEdits(Edits):
         self._plans: dict[int, Plan] = {}
 
     def _with_changes(self, number: int, call: Call) -> Plan:
-        runtime = self.host.program_of(self.recorded[number]).runtime
-        found = changed(runtime, self.recorded[number], call)
-        self._plans[number] = Plan(found if runtime.sidecar.items > 1 else found.any(0))
+        self._plans[number] = Plan(self._changed(number, call))
         return self._plans[number]
 
     def _plan(self, number: int) -> Plan:
