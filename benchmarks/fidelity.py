@@ -112,7 +112,7 @@ class Runs:
             }
             return self._sampled(network, 0), known
 
-        kept = _named(pattern, budget).replace(":", "-").replace(" ", "-")
+        kept = _weights(pattern, budget).replace(":", "-").replace(" ", "-")
         return self._once(f"{kept}-{'trained' if plan.steps else 'untrained'}", plan, make)
 
     @cached_property
@@ -160,7 +160,7 @@ def rows(runs: Runs, features: Features) -> Iterator[tuple[dict[str, Any], Tenso
             found = features(pictures)
             row = {
                 **about,
-                "weights": _named(pattern, budget),
+                "weights": _weights(pattern, budget),
                 "steps": plan.steps,
                 **known,
                 "psnr": psnr(samples, want)["psnr"],
@@ -176,17 +176,18 @@ def table(result: dict[str, Any]) -> Table:
         "to other\nnoise",
     )  # fmt: skip
     made.title = "against the dense network"
-    for name, row in ((name, row) for name, own in result.items() for row in own["rows"]):
-        made.add_row(
-            name,
-            row["weights"],
-            str(row.get("steps", "")),
-            f"{row['minutes']:.1f}" if row.get("steps") else "",
-            f"{row['error']:.4f}" if "error" in row else "",
-            f"{row['psnr']:.1f}" if "psnr" in row else "",
-            f"{row['frechet']:.3g}",
-            f"{row['frechet_to_other_noise']:.3g}",
-        )
+    for name, own in result.items():
+        for row in own["rows"]:
+            made.add_row(
+                name,
+                row["weights"],
+                str(row.get("steps", "")),
+                f"{row['minutes']:.1f}" if row.get("steps") else "",
+                f"{row['error']:.4f}" if "error" in row else "",
+                f"{row['psnr']:.1f}" if "psnr" in row else "",
+                f"{row['frechet']:.3g}",
+                f"{row['frechet_to_other_noise']:.3g}",
+            )
     return made
 
 
@@ -211,11 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written, features = out / "fidelity.json", Features()
     result = json.loads(written.read_text()) if written.exists() else {}
     for name, plan in plans.items():
-        runs, pictures, found = (
-            Runs(name, plan, folder),
-            dict[str, Tensor](),
-            list[dict[str, Any]](),
-        )
+        runs, pictures = Runs(name, plan, folder), dict[str, Tensor]()
+        found: list[dict[str, Any]] = []
         result[name] = {"environment": environment(), "plan": asdict(plan), "rows": found}
         for row, painted in rows(runs, features):
             found.append(row)
@@ -226,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _named(pattern: NM, budget: float | None) -> str:
+def _weights(pattern: NM, budget: float | None) -> str:
     return str(pattern) if budget is None else f"{pattern} for {budget:g} of MACs"
 
 
