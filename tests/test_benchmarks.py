@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from sparsify.codegen import opaque, products
 from sparsify.codegen.prepack import prepack_conv
 from torch import nn
@@ -106,8 +105,6 @@ def test_failure_of_one_network_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def reused(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if settings.default.max_examples < 100:
-        pytest.skip("takes minutes: make test-deep")
     folder = tmp_path_factory.mktemp("reuse")
     command = ["--quick", "--rounds", "1", "--networks", "dit-xl-2-256", "--out", str(folder)]
     assert reuse.main(command) == 0
@@ -121,6 +118,7 @@ def _part(folder: Path, name: str) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.deep
 def test_quality_of_schedules(reused: Path) -> None:
     """More calls are closer to the full run, and the shares are those of the calls."""
     rows = _part(reused, "quality")["rows"]
@@ -134,12 +132,14 @@ def test_quality_of_schedules(reused: Path) -> None:
     assert (reused / "reuse-quality.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.deep
 def test_time_of_a_schedule(reused: Path) -> None:
     result = _part(reused, "time")
     assert result["share_of_calls"] == len(result["keys"]) / result["steps"] == 0.2
     assert 0 < result["share_of_time"] < 1
 
 
+@pytest.mark.deep
 def test_encoder_propagation_from_single_steps(reused: Path) -> None:
     (row,) = _part(reused, "propagation")["rows"]
     (run,) = row["schedules"]
@@ -151,6 +151,7 @@ def test_encoder_propagation_from_single_steps(reused: Path) -> None:
     assert run["mac_bound"] == pytest.approx(50 / (9 + 41 * macs["reuse"] / macs["dense"]))
 
 
+@pytest.mark.deep
 def test_space_and_time_together(reused: Path) -> None:
     result = _part(reused, "space")
     rows = {row["run"]: row for row in result["rows"]}
@@ -176,9 +177,8 @@ def test_networks_with_sparse_weights(tmp_path: Path) -> None:
     assert all(own > 0 for own in network["speedups"].values())
 
 
+@pytest.mark.deep
 def test_edits_from_disk(tmp_path: Path) -> None:
-    if settings.default.max_examples < 100:
-        pytest.skip("takes a minute: make test-deep")
     folders = ["--folder", str(tmp_path), "--out", str(tmp_path)]
     assert store.main(["--quick", "--rounds", "1", "--steps", "3", *folders]) == 0
     result = json.loads((tmp_path / "store.json").read_text())

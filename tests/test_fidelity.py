@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -61,9 +61,8 @@ def test_features_of_pictures_do_not_depend_on_their_batch() -> None:
     torch.testing.assert_close(found[17:], Features()(pictures[17:]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.deep
 def test_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if settings.default.max_examples < 100:
-        pytest.skip("takes a minute: make test-deep")
     command = ["--quick", "--out", str(tmp_path)]
     assert fidelity.main(command) == 0
     rows = _rows(tmp_path)
