@@ -1,6 +1,7 @@
 """Products with weights that keep N of each M inputs, shared by 16 outputs, against the same with
 all inputs: ``python -m benchmarks.weights``, which writes ``docs/benchmarks/weights.json``. With
-``--v 1`` each output keeps its own, and the file is ``weights_v1.json``.
+``--v 1`` each output keeps its own, and the file is ``weights_v1.json``. Without it the file is
+``weights_sites.json`` where a CPU has such weights stored for sites along the lanes.
 
 "gathered" is the 3x3 convolution of an update, "linear" a layer on rows, "whole" the 3x3
 convolution of a square map in the dense graph, against the library's. ``OMP_NUM_THREADS`` chooses
@@ -24,7 +25,7 @@ from rich.table import Table
 from sparsify.codegen import products
 from sparsify.codegen.nm import nm_masked
 from sparsify.codegen.nm.pattern import NM
-from sparsify.codegen.prepack import prepack_conv, prepack_linear
+from sparsify.codegen.prepack import loads_bound, prepack_conv, prepack_linear
 from torch import Tensor
 
 from benchmarks.machine import environment
@@ -90,8 +91,9 @@ class Case:
 
 
 def format_of(nm: NM) -> str:
-    """In which weights are stored of which 16 outputs, or each, keep inputs of their own."""
-    return f"{nm.v}:{nm.n}:{nm.m}"
+    """In which weights are stored here of which 16 outputs, or each, keep inputs of their own."""
+    sites = "sites " if nm.v > 1 and loads_bound() else ""
+    return f"{sites}{nm.v}:{nm.n}:{nm.m}"
 
 
 def _both(
@@ -162,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "products": found,
     }
     out.mkdir(parents=True, exist_ok=True)
-    name = "weights.json" if nm.v == 16 else f"weights_v{nm.v}.json"
+    name = {1: "weights_v1.json"}.get(nm.v, "weights.json")
+    name = "weights_sites.json" if result["format"].startswith("sites") else name
     (out / name).write_text(json.dumps(result, indent=1) + "\n")
     console.print(table(result))
 

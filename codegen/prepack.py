@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.fx import Graph
 
+from .gather_matmul.fine import loads_bound as loads_bound
 from .gather_matmul.formats import FINE as FINE
 from .gather_matmul.formats import LISTED as LISTED
 from .gather_matmul.formats import PLAIN as PLAIN
 from .gather_matmul.formats import SEMI_STRUCTURED as SEMI_STRUCTURED
+from .gather_matmul.formats import SITES as SITES
 from .gather_matmul.formats import SPARSE as SPARSE
 from .gather_matmul.formats import TILES as TILES
 from .gather_matmul.formats import named

@@ -19,7 +19,12 @@ class Costs:
 
     formats: tuple[str, ...] = (*prepack.SPARSE, "panels")
     """Of constant weights, best first; where none has a kernel for a weight, it stays plain."""
-    any_rows: tuple[str, ...] = (prepack.LISTED, prepack.FINE, prepack.SEMI_STRUCTURED)
+    any_rows: tuple[str, ...] = (
+        prepack.SITES,
+        prepack.LISTED,
+        prepack.FINE,
+        prepack.SEMI_STRUCTURED,
+    )
     """Of these, the ones whose linear layers are faster than the library's, however many rows there
     are; the one for CUDA is taken for such, no GPU has timed it."""
     tile_columns: int = 64
@@ -29,6 +34,10 @@ class Costs:
     most_kept: float = 0.875
     """Up to such a share of N in M a weight that keeps so much is stored with lists of it: 1.9
     times as fast as panels for 2:4, 1.3 for 3:4, 1.1 for 7:8, even for 15:16."""
+    most_sites: float | None = None
+    """The same with sites along the lanes. None: 0.75 on CPUs with no more loads a cycle than
+    multiplications (Intel's with AVX-512: 2:4 is 1.8 times as fast as panels, 3:4 1.2 times, with
+    outputs along the lanes 1.45 and 1.1), else never (with AVX2 1.75 and 1.95 for 2:4)."""
     most_fine: float = 0.5
     """The same where each output keeps inputs of its own (with AVX2, 320 channels): 1.5 times as
     fast as panels for 2:4, 2.5 for 1:4, even for 3:4."""
@@ -38,6 +47,9 @@ class Costs:
     few_fine_channels: int = 256
     """``few_channels`` for such weights: with 128 and 2:4 a product is 0.9 to 1.1 times as fast as
     the library's convolution of a whole map, with 320 from 1.3 to 1.7 times."""
+    few_sites_channels: int = 128
+    """The same with sites along the lanes: from 1.1 to 1.3 times as fast with 128 channels and 256
+    or more sites, from 1.3 to 1.6 with 256, 0.7 to 0.9 with 64."""
     few_channels: int = 64
     """With fewer, the library's convolution of a whole map beats a product with lists: 1.4
     times as fast for 16 channels and 2:4, even for 32; with 64 a product is 1.1 to 1.5 times as
@@ -83,9 +95,12 @@ class Costs:
         _, channels, *taps = value.shape
         work: int = prod((*node.meta["val"].shape, channels, *taps))
         format = self.list_format(weight, groups)
-        is_fine = format == self._sparse(weight).get(prepack.FINE)
-        few = self.few_fine_channels if is_fine else self.few_channels
-        return None if value.is_cuda or channels < few or work < self.few_macs else format
+        fewest = {prepack.FINE: self.few_fine_channels, prepack.SITES: self.few_sites_channels}
+        known = {
+            own: few for name, few in fewest.items() if (own := self._sparse(weight).get(name))
+        }
+        is_few = channels < known.get(format or "", self.few_channels) or work < self.few_macs
+        return None if value.is_cuda or is_few else format
 
     def _sparse(self, weight: Node) -> dict[str, str | None]:
         """Of a weight [O, I, ...] that keeps N of M inputs: the formats that store no more, each by
@@ -96,12 +111,18 @@ class Costs:
         is_deep = prod((channels, *taps)) >= self.few_fine_inputs
         is_wide = prepack.tile_columns(kept.v) >= self.tile_columns
         most = {
+            prepack.SITES: self._most_sites() if weight.meta["val"].is_cpu else 0.0,
             prepack.LISTED: self.most_kept,
             prepack.FINE: self.most_fine if is_deep else 0.0,
             prepack.TILES: self.most_in_tiles if is_wide else 0.0,
         }
         named = {name: make(kept, channels) for name, make in prepack.SPARSE.items()}
         return {name: own for name, own in named.items() if kept.share <= most.get(name, 1.0)}
+
+    def _most_sites(self) -> float:
+        if self.most_sites is not None:
+            return self.most_sites
+        return 0.75 if prepack.loads_bound() else 0.0
 
     def linear_format(self, node: Node, weight: Node) -> str:
         """Of ``node``, a linear layer or a 1x1 convolution."""

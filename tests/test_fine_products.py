@@ -1,5 +1,5 @@
-"""Products with weights of which each output keeps its own N of each M inputs, and how these are
-stored; ``test_sparse_products`` has the graphs of models."""
+"""Products with sites along the lanes, where each output or 16 of them keep N of each M inputs, and
+how these weights are stored; ``test_sparse_products`` has the graphs of models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sparsify.codegen import products
 from sparsify.codegen.errors import OperandError
 from sparsify.codegen.gather_matmul import cpp, fine
+from sparsify.codegen.gather_matmul.fine import KINDS
 from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.nm import nm_masked
 from sparsify.codegen.prepack import prepack_conv, prepack_linear
@@ -27,7 +28,14 @@ WIDE = st.sampled_from([(50, 100), (3, 200), (100, 256)])
 """Groups that fill more than half a block, or more than one."""
 
 
+def name(kind: tuple[str, int], n: int, m: int) -> str:
+    """Of a format."""
+    prefix, v = kind
+    return f"{prefix} {v}:{n}:{m}".strip()
+
+
 @given(
+    st.sampled_from(KINDS),
     SHARES | WIDE,
     st.integers(1, 30),
     st.integers(1, 5) | st.integers(33, 40),
@@ -38,6 +46,7 @@ WIDE = st.sampled_from([(50, 100), (3, 200), (100, 256)])
     SEEDS,
 )
 def test_kernel(
+    kind: tuple[str, int],
     share: tuple[int, int],
     groups: int,
     columns: int,
@@ -56,12 +65,12 @@ def test_kernel(
     def drawn(*shape: int) -> Tensor:
         return torch.rand(shape, generator=random) * 2 - 1
 
-    weight = nm_masked(drawn(width, channels, taps, 1), n, m)
+    weight = nm_masked(drawn(width, channels, taps, 1), n, m, kind[1])
     rows, shift = drawn(batch, 50, channels), drawn(width) if bias else None
     kernel_map = torch.randint(50, (sites, taps), generator=random)
-    format = f"1:{n}:{m}"
+    format, kept = name(kind, n, m), weight.numel() * n // m
     stored = prepack_conv(weight, format=format)
-    assert stored.numel() * m * 4 == weight.numel() * n * 5
+    assert stored.numel() == kept + -(-kept // kind[1] // 4)
     got = torch.ops.sparsify.gather_matmul(rows, kernel_map, stored, shift, format)
     matrix = prepack_conv(weight, format="plain")
     depth = taps * channels
@@ -70,26 +79,35 @@ def test_kernel(
         assert torch.equal(got, cpp.launch(rows, kernel_map, cpp.panels(matrix[0]), shift))
 
 
-@given(SHARES, st.lists(st.integers(1, 20), min_size=1, max_size=3), st.integers(1, 9), SEEDS)
-def test_linear(share: tuple[int, int], shape: list[int], columns: int, seed: int) -> None:
+@given(
+    st.sampled_from(KINDS),
+    SHARES,
+    st.lists(st.integers(1, 20), min_size=1, max_size=3),
+    st.integers(1, 9),
+    SEEDS,
+)
+def test_linear(
+    kind: tuple[str, int], share: tuple[int, int], shape: list[int], columns: int, seed: int
+) -> None:
     (n, m), random = share, torch.Generator().manual_seed(seed)
     depth = 5 * m
     x, dense = (
         torch.rand(*size, generator=random) * 2 - 1
         for size in ((*shape, depth), (16 * columns, depth))
     )
-    weight, format = nm_masked(dense, n, m), f"1:{n}:{m}"
+    weight, format = nm_masked(dense, n, m, kind[1]), name(kind, n, m)
     stored = prepack_linear(weight, format=format)
     got = products.linear(x, stored, None, format=format)
     torch.testing.assert_close(got, F.linear(x, weight), **within(depth))
 
 
-def test_values_that_are_no_numbers_stay_at_their_sites() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_are_no_numbers_stay_at_their_sites(kind: tuple[str, int]) -> None:
     """Also beside lanes that have no site."""
-    weight = nm_masked(torch.randn(16, 8), 2, 4)
+    weight, format = nm_masked(torch.randn(16, 8), 2, 4, kind[1]), name(kind, 2, 4)
     x = torch.randn(13, 8)
     x[12], x[3] = torch.nan, torch.inf
-    got = products.linear(x, prepack_linear(weight, format="1:2:4"), None, format="1:2:4")
+    got = products.linear(x, prepack_linear(weight, format=format), None, format=format)
     is_number = torch.ones(13, dtype=torch.bool)
     is_number[[3, 12]] = False
     assert torch.equal(got.isfinite().all(1), is_number)
@@ -117,10 +135,12 @@ def test_a_number_too_many_is_refused(row: int, place: int, seed: int) -> None:
 @pytest.mark.parametrize(
     ("format", "match"),
     [
-        ("1:3:2", "or 1:n:m or tiles v:n:m, 0 < n <= m"),
+        ("1:3:2", "or 1:n:m or sites 16:n:m or tiles v:n:m, 0 < n <= m"),
+        ("sites 8:2:4", "or sites 16:n:m or"),
+        ("sites 16:4:512", "m <= 256"),
         ("1:0:4", "0 < n <= m"),
         ("1:4:512", "m <= 256"),
-        ("1:2:3", "3 has to divide 64 inputs, and 16 32 columns"),
+        ("1:2:3", "3 has to divide 64 inputs, and 1 32 columns"),
     ],
 )
 def test_formats_that_are_none(format: str, match: str) -> None:
@@ -131,18 +151,18 @@ def test_formats_that_are_none(format: str, match: str) -> None:
 def test_operands_are_checked() -> None:
     rows, index = torch.randn(1, 7, 8), torch.randint(7, (3, 2))
     weight = nm_masked(torch.randn(16, 8, 2), 2, 4).permute(2, 1, 0).flatten(0, 1)
-    stored = fine.pack(weight, 2, 4)
-    fine.launch(rows, index, stored, None, 2, 4)
+    stored = fine.pack(weight, 1, 2, 4)
+    fine.launch(rows, index, stored, None, 1, 2, 4)
     for beyond in (-1, 7, 1 << 40):
         with pytest.raises(OperandError, match="kernel_map points outside of the 7 rows: make"):
-            fine.launch(rows, index.index_fill(0, torch.tensor(1), beyond), stored, None, 2, 4)
+            fine.launch(rows, index.index_fill(0, torch.tensor(1), beyond), stored, None, 1, 2, 4)
     for other, x in ((stored.float(), rows), (stored[None], rows), (stored, rows[..., :7])):
         with pytest.raises(OperandError, match="1:2:4 is int32 with one axis"):
-            fine.launch(x, index, other, None, 2, 4)
+            fine.launch(x, index, other, None, 1, 2, 4)
     with pytest.raises(OperandError, match="no width that 16 divides"):
-        fine.launch(rows, index, stored[:-10], None, 2, 4)
+        fine.launch(rows, index, stored[:-10], None, 1, 2, 4)
     with pytest.raises(OperandError, match="bias"):
-        fine.launch(rows, index, stored, torch.zeros(17), 2, 4)
+        fine.launch(rows, index, stored, torch.zeros(17), 1, 2, 4)
 
 
 def test_no_list_reads_beyond_the_tile() -> None:
@@ -158,10 +178,10 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int, sites: int, wid
     rows, weight = torch.randn(1, 90, 24), nm_masked(torch.randn(width, 24, 3, 3), 2, 4)
     kernel_map, stored = torch.randint(90, (sites, 9)), prepack_conv(weight, format="1:2:4")
     before = torch.get_num_threads()
-    want = fine.launch(rows, kernel_map, stored, None, 2, 4)
+    want = fine.launch(rows, kernel_map, stored, None, 1, 2, 4)
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(fine.launch(rows, kernel_map, stored, None, 2, 4), want)
+        assert torch.equal(fine.launch(rows, kernel_map, stored, None, 1, 2, 4), want)
     finally:
         torch.set_num_threads(before)
 

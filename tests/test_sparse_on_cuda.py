@@ -138,7 +138,7 @@ def test_what_is_stored(
 def test_more_than_two_of_four_are_refused() -> None:
     weight = nm_masked(torch.rand(32, 64) + 1, 2, 4).half()
     weight[5, (weight[5] == 0).nonzero()[3]] = 1e-7
-    with pytest.raises(OperandError, match="1:2:4: some 1 columns keep 3 of 4 inputs"):
+    with pytest.raises(OperandError, match="1:2:4: some column keeps 3 of 4 inputs"):
         prepack_linear(weight, format="2:4")
     for shape in ((32, 24), (24, 32)):
         with pytest.raises(OperandError, match="16 has to divide"):

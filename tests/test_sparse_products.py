@@ -20,7 +20,7 @@ from sparsify.codegen.gather_matmul import cpp, listed
 from sparsify.codegen.gather_matmul.reference import reference
 from sparsify.codegen.geometry import reads_own
 from sparsify.codegen.nm import nm_masked
-from sparsify.codegen.prepack import FINE, prepack_conv, prepack_linear
+from sparsify.codegen.prepack import FINE, loads_bound, prepack_conv, prepack_linear
 from sparsify.passes.costs import Costs
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -232,8 +232,16 @@ CHOSEN = {Convolutions: 4, Transformer: 4}
 CLOSE = {"rtol": 0.0, "atol": 9 * 24 * 5 * EPS}
 
 
-SMALL = Costs(few_channels=0, few_macs=0, few_linear_macs=0, few_fine_inputs=0, few_fine_channels=0)
-"""With lists for small layers too."""
+SMALL = Costs(
+    few_channels=0,
+    few_macs=0,
+    few_linear_macs=0,
+    few_fine_inputs=0,
+    few_fine_channels=0,
+    few_sites_channels=0,
+    most_sites=0.0,
+)
+"""With lists for small layers too, and outputs along the lanes whatever the CPU."""
 
 
 def masked(kind: Callable[[], nn.Module], n: int = 2, m: int = 4, v: int = 16) -> nn.Module:
@@ -281,17 +289,29 @@ def check_graphs(sparse: SparseModule, model: nn.Module) -> None:
     torch.testing.assert_close(sparse.update(committed, x, mask=mask), again, **CLOSE)
 
 
-@pytest.mark.parametrize(("v", "backend"), [(16, "eager"), (16, "inductor"), (1, "eager")])
+@pytest.mark.parametrize(
+    ("format", "backend"),
+    [
+        ("16:2:4", "eager"),
+        ("16:2:4", "inductor"),
+        ("sites 16:2:4", "eager"),
+        ("1:2:4", "eager"),
+    ],
+)
 @pytest.mark.parametrize("kind", SPARSE)
 @torch.no_grad()
-def test_all_graphs_run_sparse(kind: Callable[[], nn.Module], backend: str, v: int) -> None:
+def test_all_graphs_run_sparse(kind: Callable[[], nn.Module], backend: str, format: str) -> None:
+    v = 1 if format == "1:2:4" else 16
+    costs = replace(SMALL, most_sites=0.5 if format.startswith("sites") else 0.0)
     model, (x, edited, mask) = masked(kind, v=v), inputs()
-    sparse = wrapped(model, backend=backend)
+    sparse = wrapped(model, backend=backend, costs=costs)
     for name in ("dense", "record", "update", "commit"):
         found = list(formats(sparse, name))
-        assert found.count(f"{v}:2:4") == CHOSEN[kind], (name, found)
+        assert found.count(format) == CHOSEN[kind], (name, found)
     check_graphs(sparse, model)
-    whole = wrapped(model, backend=backend, dense_above=0.0)  # every update is the dense graph
+    whole = wrapped(
+        model, backend=backend, costs=costs, dense_above=0.0
+    )  # every update is the dense graph
     got = whole.update(whole.record(x)[1], edited, mask=mask)
     torch.testing.assert_close(got, model(edited), **CLOSE)
 
@@ -330,6 +350,10 @@ def test_other_weights_have_other_masks() -> None:
         ((2, 4, 16), replace(SMALL, formats=(FINE, "panels")), "1:2:4"),
         ((2, 4, 16), replace(SMALL, most_kept=0.4), "1:2:4"),
         ((2, 4, 1), replace(SMALL, most_fine=0.4), None),
+        ((2, 4, 16), replace(SMALL, most_sites=0.5), "sites 16:2:4"),
+        ((2, 4, 64), replace(SMALL, most_sites=0.5), "sites 16:2:4"),
+        ((3, 4, 16), replace(SMALL, most_sites=0.5), "16:3:4"),
+        ((2, 4, 8), replace(SMALL, most_sites=0.5), "1:2:4"),
         ((2, 4, 1), replace(SMALL, few_fine_inputs=10**4), None),
         ((3, 4, 1), SMALL, None),
         ((4, 4, 16), SMALL, None),
@@ -397,8 +421,9 @@ def test_small_linear_layers_are_computed_whole(name: str) -> None:
 @pytest.mark.parametrize(("v", "name"), [(16, "weights.json"), (1, "weights_v1.json")])
 def test_benchmark(v: int, name: str, tmp_path: Path) -> None:
     weights.main(["--quick", "--rounds", "1", "--v", str(v), "--out", str(tmp_path)])
+    name = "weights_sites.json" if v == 16 and loads_bound() else name
     result = json.loads((tmp_path / name).read_text())
-    assert result["format"] == f"{v}:2:4"
+    assert result["format"].split()[-1] == f"{v}:2:4"
     assert {"cpu", "torch", "commit"} <= result["environment"].keys()
     assert {product["kind"] for product in result["products"]} == set(weights.KINDS)
 

@@ -21,6 +21,8 @@ LISTED = "16:n:m"
 """Of formats such as 16:2:4: of weights that :func:`sparsify::nm_masked` makes."""
 FINE = "1:n:m"
 """Of formats such as 1:2:4: of those where each output keeps inputs of its own."""
+SITES = "sites 16:n:m"
+"""Of formats such as "sites 16:2:4": of the same weights as LISTED, for sites along the lanes."""
 TILES = "tiles v:n:m"
 """Of formats such as "tiles 64:2:4": of those that more outputs share, for the kernel on CUDA."""
 SEMI_STRUCTURED = semi_structured.NAME
@@ -96,12 +98,12 @@ def _listed(n: int, m: int) -> Format:
 
 
 @cache
-def _fine(n: int, m: int) -> Format:
-    """Of weights of which every column does."""
+def _fine(v: int, n: int, m: int) -> Format:
+    """Of weights of which every column does, or every 16, for sites along the lanes."""
     return Format(
-        pack=lambda matrix: fine.pack(matrix[0], n, m),
-        width=partial(fine.width, n=n, m=m),
-        product=partial(fine.launch, n=n, m=m),
+        pack=lambda matrix: fine.pack(matrix[0], v, n, m),
+        width=partial(fine.width, v=v, n=n, m=m),
+        product=partial(fine.launch, v=v, n=n, m=m),
         runs=fine.runs,
         multiple=cpp.COLUMNS,
         groups=False,
@@ -123,6 +125,7 @@ def _tiles(v: int, n: int, m: int) -> Format:
 
 
 SPARSE: dict[str, Callable[[NM, int], str | None]] = {
+    SITES: fine.shared_name,
     LISTED: listed.name,
     FINE: fine.name,
     TILES: tiles.name,
@@ -133,20 +136,21 @@ so many channels, or None."""
 
 
 def named(format: str) -> Format:
-    """One of ``FORMATS``, or ``LISTED``, ``FINE`` or ``TILES`` with numbers. Raises
+    """One of ``FORMATS``, or ``LISTED``, ``FINE``, ``SITES`` or ``TILES`` with numbers. Raises
     :class:`OperandError` for an unknown name."""
     if format in FORMATS:
         return FORMATS[format]
-    if found := re.fullmatch(r"(tiles )?(\d+):(\d+):(\d+)", format):
-        v, n, m = map(int, found.groups()[1:])
-        if found[1] and 0 < n <= m and v == tiles.tile_columns(v) >= tiles.LEAST:
+    if found := re.fullmatch(r"(tiles |sites |)(\d+):(\d+):(\d+)", format):
+        kind, (v, n, m) = found[1].strip(), map(int, found.groups()[1:])
+        is_pattern = 0 < n <= m
+        if is_pattern and kind == "tiles" and v == tiles.tile_columns(v) >= tiles.LEAST:
             return _tiles(v, n, m)
-        if not found[1] and v == cpp.COLUMNS and 0 < n <= m:
+        if is_pattern and not kind and v == cpp.COLUMNS:
             return _listed(n, m)
-        if not found[1] and v == 1 and 0 < n <= m <= fine.MOST_INPUTS:
-            return _fine(n, m)
-    known = " or ".join((*FORMATS, LISTED, FINE, TILES))
+        if is_pattern and (kind, v) in fine.KINDS and m <= fine.MOST_INPUTS:
+            return _fine(v, n, m)
+    known = " or ".join((*FORMATS, LISTED, FINE, SITES, TILES))
     raise OperandError(
-        f"format={format!r}: a weight is stored as {known}, 0 < n <= m, and of {FINE} m <= "
-        f"{fine.MOST_INPUTS}"
+        f"format={format!r}: a weight is stored as {known}, 0 < n <= m, and of {FINE} and {SITES} "
+        f"m <= {fine.MOST_INPUTS}"
     )

@@ -60,8 +60,9 @@ def kept(matrix: Tensor, v: int, n: int, m: int) -> Tensor:
     is_kept = (matrix != 0).view(depth // m, m, -1, v).any(3)
     most = int(is_kept.sum(1).max()) if is_kept.numel() else 0
     if most > n:
+        columns = "column keeps" if v == 1 else f"{v} columns keep"
         raise OperandError(
-            f"{v}:{n}:{m}: some {v} columns keep {most} of {m} inputs: mask the weight with v={v}, "
+            f"{v}:{n}:{m}: some {columns} {most} of {m} inputs: mask the weight with v={v}, "
             f"n={n}, m={m}, and along its inputs"
         )
     return is_kept
