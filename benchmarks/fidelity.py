@@ -229,7 +229,8 @@ def _weights(pattern: NM, budget: float | None) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"{row['weights']}, trained" if row.get("steps") else str(row["weights"])
+    weights = str(row["weights"]).replace(" for ", "\nfor ")
+    return f"{weights}, trained" if row.get("steps") else weights
 
 
 if __name__ == "__main__":
