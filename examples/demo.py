@@ -110,14 +110,14 @@ def refine(net: Network, height: Tensor, noises: Sequence[Tensor]) -> list[Tenso
 
 
 def _edit_terrain(
-    nets: tuple[Network, Network, SparseModule],
+    nets: tuple[Network, SparseModule],
     session: Session,
     before: Tensor,
     stroke: tuple[float, float, int],
     noises: Sequence[Tensor],
 ) -> tuple[Edit, Measurement]:
-    """Paint one stroke on ``before [1, 1, H, W]`` and refine it dense, compiled and sparse."""
-    net, compiled, sparse = nets
+    """Paint one stroke on ``before [1, 1, H, W]`` and refine it dense and sparse."""
+    net, sparse = nets
     after = paint_stroke(before, *stroke)
     mask = difference_mask(before, after)
 
@@ -129,7 +129,6 @@ def _edit_terrain(
     report = sparse.report()
     runs = {
         "dense": lambda: refine(net, after, noises),
-        "compiled": lambda: refine(compiled, after, noises),
         "update": update,
     }
     times = medians(interleaved(runs, ROUNDS, warm_up=0))
@@ -155,20 +154,14 @@ def demo_terrain(out: Path, step: Step) -> list[Measurement]:
     before = generate(net, seed=4)
     generator = torch.Generator().manual_seed(1)
     noises = [torch.randn(before.shape, generator=generator) for _ in SIGMAS]
-    step("terrain: compiling the dense network, to compare with")
-    compiled = torch.compile(net)
-    refine(compiled, before, noises)
     step("terrain: capturing, rewriting and recording the original")
     sparse = sparsify(net)
     with sparse.recording() as session:
         refine(sparse, before, noises)
-    step("terrain: compiling the update")
-    with session.editing(difference_mask(before, paint_stroke(before, *STROKES[0]))):
-        refine(sparse, before, noises)
     edits, measurements = [], []
     for stroke in STROKES:
         step(f"terrain: stroke over {stroke[0]:.0%} of the pixels, {ROUNDS} rounds")
-        edit, measurement = _edit_terrain((net, compiled, sparse), session, before, stroke, noises)
+        edit, measurement = _edit_terrain((net, sparse), session, before, stroke, noises)
         edits.append(edit)
         measurements.append(measurement)
     terrain_panel(edits, measurements, out / "panel.png")
@@ -192,9 +185,6 @@ def demo_superres(out: Path, step: Step) -> Measurement:
     before = _cat()[..., top : top + side, left : left + side].contiguous()
     after = retouch(before, SPOT)
     mask = difference_mask(before, after, threshold=0)
-    step("photograph: compiling the dense network, to compare with")
-    compiled = torch.compile(net)
-    compiled(after)
     step("photograph: capturing, rewriting and recording the original")
     sparse = sparsify(net, policy="exact", backend="eager")
     _, baseline = sparse.record(before)
@@ -203,7 +193,6 @@ def demo_superres(out: Path, step: Step) -> Measurement:
     report = sparse.report()
     runs = {
         "dense": lambda: net(after),
-        "compiled": lambda: compiled(after),
         "update": lambda: sparse.update(baseline, after, mask=mask),
     }
     inside = mask.repeat_interleave(4, 0).repeat_interleave(4, 1)
@@ -241,7 +230,6 @@ def summary_table(measurements: Sequence[Measurement]) -> Table:
     table.add_column("edit", no_wrap=True)
     heads = (
         "dense\nms",
-        "compiled\nms",
         "update\nms",
         "speed-up",
         "MACs",
@@ -251,15 +239,15 @@ def summary_table(measurements: Sequence[Measurement]) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for m in measurements:
-        times = (m.dense_ms, m.dense_compiled_ms, m.update_ms)
+        times = (m.dense_ms, m.update_ms)
         table.add_row(
             f"{m.network}\n[dim]{m.policy}, {m.edit_fraction:.1%}[/]",
             *(f"{milliseconds:.0f}" for milliseconds in times),
-            f"{m.speedup_vs_dense:.1f}x {m.speedup_vs_compiled:.1f}x",
+            f"{m.speedup_vs_dense:.1f}x",
             f"1/{m.macs_dense / m.macs_update:.1f}",
             *(f"{decibel:.1f}" for decibel in (m.psnr_db, m.psnr_inside_db)),
         )
-    table.caption = "speed-up against eager and compiled dense; PSNR to the dense result"
+    table.caption = "nothing is compiled: make bench compares with compiled models; PSNR to dense"
     return table
 
 
@@ -297,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"[bold]sparsify[/]: edits on {torch.get_num_threads()} CPU threads")
     if os.getloadavg()[0] > 1:
         console.print("[yellow]This machine is busy: times will be worse and vary more.[/]")
-    with _steps(console, total=14 + len(STROKES)) as step:
+    with _steps(console, total=11 + len(STROKES)) as step:
         edits = demo_emoji(out, step), demo_terrain(out, step), [demo_superres(out, step)]
         measurements = list(chain(*edits))
     write_summary(measurements, out / "summary.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,10 @@ CALL: dict[str, Any] = {
 @torch.no_grad()
 def demo_emoji(out: Path, step: Step) -> list[Measurement]:
     """Edit one emoji by a word and by a brush, and write ``emoji.png``."""
-    step("emoji: loading the network, and compiling it, to compare with")
+    step("emoji: loading the network")
     model = net.load()
-    unet = deepcopy(model.unet)
-    unet.compile()
-    dense, compiled = pipeline(model), pipeline(model._replace(unet=unet))
-    start = {"latents": noise(1, 1), **CALL}
-    compiled(AFTER, **start)
-    step("emoji: recording the original, and compiling the update")
+    dense, start = pipeline(model), {"latents": noise(1, 1), **CALL}
+    step("emoji: recording the original, and editing it")
     editor = Editor(pipeline(model), dilate=1)
     first = editor(BEFORE, **start)
     painted = _painted(picture(first))
@@ -57,15 +52,14 @@ def demo_emoji(out: Path, step: Step) -> list[Measurement]:
     everything = torch.ones(net.GRID)
     drawn = {"prompt": BEFORE, "image": painted, "strength": STRENGTH, **CALL}
     plain = {
-        "another word": [lambda: dense(AFTER, **start), lambda: compiled(AFTER, **start)],
-        "a stroke": [_img2img(dense, drawn), _img2img(compiled, drawn)],
+        "another word": lambda: dense(AFTER, **start),
+        "a stroke": _img2img(dense, drawn),
     }
     results = {name: (edit(), edit(mask=everything)) for name, edit in edits.items()}
     measurements = []
     for name, edit in edits.items():
         step(f"emoji: {name}, {ROUNDS} rounds")
-        runs = dict(zip(("dense", "compiled"), plain[name], strict=True)) | {"update": edit}
-        times = medians(interleaved(runs, ROUNDS))
+        times = medians(interleaved({"dense": plain[name], "update": edit}, ROUNDS))
         measurements.append(_measurement(f"emoji, {name}", *results[name], times))
     rows = {
         "before": [picture(first), painted],
