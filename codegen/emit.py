@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from inspect import signature
-from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch._inductor import config as inductor
 from torch.fx import GraphModule
 
 from .cuda_graphs import Replayed
+from .sources import of_operators
 from .tracing import beside_no_trace
 
 CUDA_OPTIONS: dict[str, Any] = {
@@ -50,6 +48,10 @@ class Emitted:
 
     def forget(self) -> None:
         """To be called when weights have changed or moved."""
+
+    def ahead(self, inputs: Sequence[Any], tell: Callable[[str], None]) -> None:
+        """Compiles what is to be compiled, for calls like this one, and tells what it does."""
+        self(*inputs)
 
 
 class Compiled(Emitted):
@@ -184,13 +186,5 @@ def _collected(sources: list[str]) -> Iterator[None]:
 def _marked() -> Iterator[None]:
     """Inductor's cache does not see that a custom operator became another one."""
     config: Any = torch.compiler.config
-    with config.patch(cache_key_tag=f"{config.cache_key_tag}{_tag()}"):
+    with config.patch(cache_key_tag=f"{config.cache_key_tag}{of_operators()}"):
         yield
-
-
-@cache
-def _tag() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return f"sparsify-{digest.hexdigest()[:16]}"

@@ -49,6 +49,10 @@ class OperandError(SparsifyError, RuntimeError):
     """A kernel was handed a tensor of another dtype, device or size than it reads."""
 
 
+class CompileError(SparsifyError, RuntimeError):
+    """A graph cannot be compiled; it runs as it is."""
+
+
 class ExportError(SparsifyError, RuntimeError):
     """A model cannot be written in a format."""
 

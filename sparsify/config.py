@@ -15,7 +15,7 @@ from .passes.costs import Costs
 Policy = Literal["fixed", "exact"]
 Norm = Literal["updated", "baseline"]
 Attention = Literal["full"]
-Backend = Literal["inductor", "eager"]
+Backend = Literal["auto", "inductor", "eager"]
 
 _CHOICES = {"policy": Policy, "norm": Norm, "attention": Attention, "backend": Backend}
 
@@ -77,8 +77,11 @@ class SparsifyConfig:
     passes: tuple[Pass, ...] = ()
     """Passes of your own (frozen dataclasses): each runs as soon as what it requires holds."""
 
-    backend: Backend = "inductor"
-    """"inductor": compiled by torch.compile at first use. "eager": the graphs as they are."""
+    backend: Backend = "auto"
+    """"auto": graphs run at once as they are, and are compiled by a process of its own, nice to all
+    others, as soon as the calls so far say that it pays; on CUDA as "inductor". Other processes
+    find what was compiled. "inductor": compiled by torch.compile at first use, which waits for it.
+    "eager": never compiled."""
 
     def __post_init__(self) -> None:
         for name, choice in _CHOICES.items():

@@ -245,11 +245,24 @@ class SparseModule(nn.Module):
     def code(self, *args: Any, **kwargs: Any) -> str:
         """The source that updates for calls like this one run, to be read.
 
-        On CUDA these are inductor's Triton kernels and custom ones, on CPU its C++. Compiles the
-        update, on these inputs, if that has not run yet. :func:`sparsify.dump` writes it as files.
+        On CUDA these are inductor's Triton kernels and custom ones, on CPU its C++, and with
+        ``backend="auto"`` the graph as Python until it is compiled. With "inductor" this compiles
+        the update, on these inputs, if it has not run yet. :func:`sparsify.dump` writes files.
         """
         call = self._engine.bind(args, kwargs)
         return whole(self._engine.program(call).source(call))
+
+    def compile(
+        self, *args: Any, progress: Callable[[str], Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Compiles updates for calls like this one now, in this call; ``progress`` hears of each
+        stage. With ``backend="auto"`` later processes find what was compiled in the cache.
+
+        Raises :class:`CompileError`; updates run uncompiled then. It takes the place of the method
+        of :class:`torch.nn.Module`.
+        """
+        call = self._engine.bind(args, kwargs)
+        self._engine.program(call).compile(call, progress or (lambda stage: None))
 
     def export(
         self,

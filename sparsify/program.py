@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -16,6 +16,7 @@ from .ambient import Ambient
 from .baseline import Baseline
 from .canonical import CANONICAL, Canonical
 from .codegen.ambient import as_captured
+from .codegen.background.emitted import InBackground
 from .codegen.emit import CUDA_OPTIONS, Compiled, Emitted, OnCuda, readable
 from .codegen.errors import BaselineError
 from .codegen.tracing import alone
@@ -198,12 +199,18 @@ class Program:
     def source(self, call: Call) -> str:
         """The update's code; compiles it on these inputs if it has not run yet."""
         if not self._emitted["update"].source:
-            _, baseline = self.record(call)
-            everything = torch.ones(self.grid, dtype=torch.bool, device="cpu")
-            with self.as_captured():
-                operands = self.runtime.operands(baseline, call.like(self.signature), everything)
-                self._run("update", operands)
+            self.compile(call, lambda stage: None)
         return self._emitted["update"].source
+
+    def compile(self, call: Call, tell: Callable[[str], None]) -> None:
+        """Compiles the update for calls like this one. Raises :class:`CompileError`."""
+        tell("recording")
+        _, baseline = self.record(call)
+        everything = torch.ones(self.grid, dtype=torch.bool, device="cpu")
+        with self.as_captured():
+            values = self.runtime.operands(baseline, call.like(self.signature), everything)
+            operands = [values[name] for name in self.graphs["update"].inputs]
+            self._emitted["update"].ahead(operands, tell)
 
     def weights(self) -> Weights:
         """Their fingerprint now."""
@@ -314,8 +321,12 @@ def emitted(graphs: Graphs, config: SparsifyConfig, on_cuda: bool) -> dict[str, 
         if part not in runs:
             is_rare = any(made.startswith("baseline.") for made in part.outputs)
             is_rare |= name in ("record", "commit")
-            is_compiled = config.backend == "inductor" and not is_rare
-            runs[part] = _compiled(part, graphs, on_cuda) if is_compiled else Emitted(part.module)
+            if config.backend == "eager" or is_rare:
+                runs[part] = Emitted(part.module)
+            elif config.backend == "auto" and not on_cuda:
+                runs[part] = _in_background(part, graphs)
+            else:
+                runs[part] = _compiled(part, graphs, on_cuda)
     return {name: runs[part] for name, part in graphs.parts.items()}
 
 
@@ -323,16 +334,28 @@ def _compiled(part: NamedGraph, graphs: Graphs, on_cuda: bool) -> Emitted:
     """``part`` compiled at its first run, where it computes the update or the whole model."""
     run = Emitted(part.module)
     if part.stage == "update":
-        inputs = enumerate(part.inputs)
-        sizes = {i: graphs.dynamic[given] for i, given in inputs if given in graphs.dynamic}
         options = CUDA_OPTIONS if on_cuda else None
-        run = Compiled(part.module, sizes, graphs.most_rows, options)
+        run = Compiled(part.module, _sizes(part, graphs), graphs.most_rows, options)
     elif part.stage == "record":
         # Frozen where that was measured to pay: a tenth, on CPUs.
         run = Compiled(part.module, {}, name="dense model", frozen=not on_cuda)
     if on_cuda and part.stage in ("update", "record", "conditions"):
         return OnCuda(run, sum(given.startswith("input.") for given in part.inputs))
     return run
+
+
+def _in_background(part: NamedGraph, graphs: Graphs) -> Emitted:
+    """``part``, compiled meanwhile where it computes the update or the whole model."""
+    names = {"update": "update", "record": "dense model"}
+    if part.stage not in names:
+        return Emitted(part.module)
+    return InBackground(part.module, _sizes(part, graphs), graphs.most_rows, names[part.stage])
+
+
+def _sizes(part: NamedGraph, graphs: Graphs) -> dict[int, int]:
+    """The axes of arguments whose size is a number of sites."""
+    inputs = enumerate(part.inputs)
+    return {i: graphs.dynamic[given] for i, given in inputs if given in graphs.dynamic}
 
 
 def has_kernels(device: torch.device) -> bool:

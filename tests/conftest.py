@@ -1,15 +1,22 @@
-"""Settings of all tests: one thread, the hypothesis profiles, and a seed for each run."""
+"""Settings of all tests: one thread, the hypothesis profiles, a seed for each run, and an empty
+cache."""
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, core, settings
+from sparsify.codegen.background import emitted
 
 torch.set_num_threads(1)
+emitted.PAYS_AFTER = math.inf
+os.environ["SPARSIFY_CACHE_DIR"] = tempfile.mkdtemp(prefix="sparsify-tests-")
+"""Nothing is compiled beside tests but by those that ask for it, nor taken from earlier runs."""
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DModel
+from sparsify.codegen.background.packages import Packages
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 from sparsify import ModelError, sparsify
-from sparsify.cli.app import app
+from sparsify.cli.app import COMMANDS, app
 from sparsify.cli.from_diffusers import FromDiffusers
 from sparsify.cli.options import source
 from sparsify.masks import centred_square
@@ -383,3 +385,30 @@ def test_models_are_named_by_two_forms() -> None:
     )
     with pytest.raises(ModelError, match="not for 'nn'"):
         source("diffusers:nn").build({})
+
+
+def test_help_and_version_import_no_torch() -> None:
+    code = "import sys; from sparsify.cli.app import app; app(standalone_mode=False); "
+    code += "print('torch' in sys.modules)"
+    for argument, said in (("--help", "Exit codes"), ("--version", "sparsify 0.")):
+        command = [sys.executable, "-c", code, argument]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said in out
+        assert out.endswith("False\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_commands_what_they_say_themselves(name: str) -> None:
+    module = import_module(f"sparsify.cli.{name}")
+    assert module.command.__doc__.split("\n\n")[0].replace("\n    ", " ") == COMMANDS[name]
+
+
+def test_the_cache_is_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSIFY_CACHE_DIR", str(tmp_path))
+    with Packages(tmp_path).making("0123456789abcdef") as folder:
+        (folder / "package.pt2").write_bytes(bytes(2048))
+    listed = CliRunner().invoke(app, ["cache"]).output
+    assert "0123456789ab" in listed
+    assert "2.0 KiB of 4.0 GiB" in listed
+    assert "removed 2.0 KiB" in CliRunner().invoke(app, ["cache", "--clear"]).output
+    assert not list(tmp_path.glob("*.pt2"))

@@ -6,7 +6,6 @@ So all programs of a folder share one file of weights, whatever their format.
 from __future__ import annotations
 
 import logging
-import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental import _config as symbolic_config
 
 from ..errors import ExportError
+from ..lifting import lifted
 from ..nm import make_stock
 from ..operators import export
 from ..prepack import make_plain
@@ -52,21 +52,12 @@ def pure(
     What is not read is left out, and no weight has a custom format. Results are contiguous: nobody
     has to agree about the layout of what is handed on.
     """
-    graph, copies = Graph(), dict[Node, Node]()
-    placeholders = module.graph.find_nodes(op="placeholder")
-    constants = [node for node in module.graph.nodes if _is_tensor(module, node)]
-    names = {}
-    for i, (node, given) in enumerate(zip(placeholders, inputs, strict=True)):
-        copies[node] = graph.placeholder(f"input_{i}")
-        names[copies[node]] = given
-    used = dict.fromkeys(weights[str(node.target)] for node in constants)
-    by_name = {weight: graph.placeholder(f"weight_{i}") for i, weight in enumerate(used)}
-    copies |= {node: by_name[weights[str(node.target)]] for node in constants}
-    for node in module.graph.nodes:
-        if node.op != "output" and node not in copies:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-    results: Any = module.graph.output_node().args[0]
-    graph.output(tuple(_contiguous(graph, copies[node]) for node in results))
+    graph, placeholders, by_name = lifted(module, weights.__getitem__)
+    names = dict(zip(placeholders, inputs, strict=True))
+    output = graph.output_node()
+    results: Any = output.args[0]
+    with graph.inserting_before(output):
+        output.args = (tuple(_contiguous(graph, node) for node in results),)
     make_plain(graph)
     make_stock(graph)
     graph.eliminate_dead_code()
@@ -152,12 +143,6 @@ def _read(graph: Graph, names: dict[Node, str]) -> dict[Node, str]:
     for node in unread:
         graph.erase_node(node)
     return {node: name for node, name in names.items() if node not in unread}
-
-
-def _is_tensor(module: GraphModule, node: Node) -> bool:
-    if node.op != "get_attr":
-        return False
-    return isinstance(operator.attrgetter(str(node.target))(module), Tensor)
 
 
 def _require_stock(name: str, exported: ExportedProgram) -> None:

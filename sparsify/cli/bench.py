@@ -29,7 +29,7 @@ def command(
     policy: options.Policy = SparsifyConfig.policy,
     dilate: options.Dilate = SparsifyConfig.dilate,
     dense_share: options.DenseShare = SparsifyConfig.dense_share,
-    backend: options.Backend = SparsifyConfig.backend,
+    backend: options.Backend = "inductor",
     grid: options.Grid = None,
 ) -> None:
     """Time the dense model and the update of an edit, interleaved; medians are shown."""

@@ -28,7 +28,7 @@ def command(
     dense_share: options.DenseShare = SparsifyConfig.dense_share,
     grid: options.Grid = None,
 ) -> None:
-    """Show node by node what an update computes, the masks of all grids, and the work left."""
+    """Show by node what an update computes, the masks of all grids, and the work left."""
     sparse, example = sparse_model(
         model, grid, policy=policy, dilate=dilate, dense_share=dense_share
     )

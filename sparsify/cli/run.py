@@ -64,7 +64,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Record one picture, update to its edited version, and write what the network makes of it.
+    """Record a picture, update to its edited version, and write what the network makes.
 
     Pictures are RGB or grey in [0, 1]; pixels that differ between them are the edit.
     """

@@ -1,0 +1,1 @@
+"""Graphs compiled by another process, while this one runs them uncompiled."""
