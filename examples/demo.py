@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"[bold]sparsify[/]: edits on {torch.get_num_threads()} CPU threads")
     if os.getloadavg()[0] > 1:
         console.print("[yellow]This machine is busy: times will be worse and vary more.[/]")
-    with _steps(console, total=11 + len(STROKES)) as step:
+    with _steps(console, total=10 + len(STROKES)) as step:
         edits = demo_emoji(out, step), demo_terrain(out, step), [demo_superres(out, step)]
         measurements = list(chain(*edits))
     write_summary(measurements, out / "summary.json")

@@ -56,11 +56,6 @@ def demo_emoji(out: Path, step: Step) -> list[Measurement]:
         "a stroke": _img2img(dense, drawn),
     }
     results = {name: (edit(), edit(mask=everything)) for name, edit in edits.items()}
-    measurements = []
-    for name, edit in edits.items():
-        step(f"emoji: {name}, {ROUNDS} rounds")
-        times = medians(interleaved({"dense": plain[name], "update": edit}, ROUNDS))
-        measurements.append(_measurement(f"emoji, {name}", *results[name], times))
     rows = {
         "before": [picture(first), painted],
         "dense": [picture(whole) for _, whole in results.values()],
@@ -68,6 +63,11 @@ def demo_emoji(out: Path, step: Step) -> list[Measurement]:
         "mask": [_mask(edit).float().expand(1, 3, -1, -1) for edit, _ in results.values()],
     }
     panel({name: torch.cat(own) for name, own in rows.items()}, list(results), out / "emoji.png")
+    measurements = []
+    for name, edit in edits.items():
+        step(f"emoji: {name}, {ROUNDS} rounds")
+        times = medians(interleaved({"dense": plain[name], "update": edit}, ROUNDS))
+        measurements.append(_measurement(f"emoji, {name}", *results[name], times))
     return measurements
 
 

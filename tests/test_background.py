@@ -130,8 +130,8 @@ def test_threads_share_what_was_compiled(filled: Path) -> None:
         return sparse.update(baseline, x + 1, time, mask=square(side))
 
     want = [update(side) for side in range(1, 9)]
-    with ThreadPoolExecutor(4) as pool:
-        for got, own in zip(pool.map(update, [*range(1, 9)] * 5), want * 5, strict=True):
+    with ThreadPoolExecutor(8) as pool:
+        for got, own in zip(pool.map(update, [*range(1, 9)] * 20), want * 20, strict=True):
             assert torch.equal(got, own)
 
 
@@ -262,8 +262,9 @@ def test_what_is_traced_serves_any_number_of_sites(first: int) -> None:
     weights = [update.attributes()[name] for name in job.weights]
     for side in (1, 2, 24):
         given = operands(side)
-        assert all(own.takes(value) for own, value in zip(job.operands, given, strict=False))
-        torch.testing.assert_close(traced(*given, *weights), update.module(*given), **CLOSE)
+        read = [given[i] for i in job.read]
+        assert all(own.takes(value) for own, value in zip(job.operands, read, strict=False))
+        torch.testing.assert_close(traced(*read, *weights), update.module(*given), **CLOSE)
 
 
 ARGUMENTS = st.recursive(
@@ -341,13 +342,14 @@ def test_no_plain_tensors_are_refused() -> None:
 
 
 def test_attributes_become_arguments() -> None:
+    """And inputs that are not read are none, whatever they are."""
     graph = Graph()
-    x, w = graph.placeholder("x"), graph.get_attr("w")
+    _, x, w = graph.placeholder("y"), graph.placeholder("x"), graph.get_attr("w")
     graph.output((graph.call_function(torch.ops.aten.mul.Tensor, (x, w)),))
     module = GraphModule({"w": nn.Parameter(torch.tensor(3.0))}, graph)
-    job = Job.of(module, (torch.tensor(2.0),), {}, None)
-    assert job.weights == ("w",)
-    assert "input_0, weight_0" in job.module().code
+    job = Job.of(module, (None, torch.tensor(2.0)), {}, None)
+    assert (job.read, job.weights) == ((1,), ("w",))
+    assert "input_1, weight_0" in job.module().code
     assert math.prod(job.module()(torch.tensor(2.0), torch.tensor(3.0))) == 6
 
 

@@ -21,12 +21,14 @@ from .operand import Operand
 
 @dataclass(frozen=True)
 class Job:
-    """A graph, and what it takes: inputs, then ``weights``, which are attributes of a module. Sizes
-    that stay unknown are at least 1 and at most ``most``, if that is known."""
+    """A graph, and what it takes: the inputs that are ``read``, by index, then ``weights``, which
+    are attributes of a module. Sizes that stay unknown are at least 1 and at most ``most``, if that
+    is known."""
 
     graph: Graph
     operands: tuple[Operand, ...]
     most: int | None
+    read: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
 
     @staticmethod
@@ -35,14 +37,18 @@ class Job:
     ) -> Job:
         """For calls of ``module`` like this one. ``sizes`` has the axes of inputs whose size stays
         unknown. Raises :class:`CompileError`."""
-        graph, _, weights = lifted(module)
-        operands = [Operand.of(value, sizes.get(i)) for i, value in enumerate(inputs)]
+        graph, placeholders, weights = lifted(module)
+        read = [i for i, node in enumerate(placeholders) if node.users]
+        for node in placeholders:
+            if not node.users:
+                graph.erase_node(node)
+        operands = [Operand.of(inputs[i], sizes.get(i)) for i in read]
         operands += [Operand.of(attrgetter(name)(module)) for name in weights]
-        return Job(graph, tuple(operands), most, tuple(weights))
+        return Job(graph, tuple(operands), most, tuple(read), tuple(weights))
 
     @cached_property
     def text(self) -> str:
-        """All but the names of the weights. Raises :class:`CompileError`."""
+        """What is compiled, whatever its weights are called. Raises :class:`CompileError`."""
         operands = [operand.to_json() for operand in self.operands]
         return json.dumps({"graph": to_json(self.graph), "operands": operands, "most": self.most})
 
