@@ -46,7 +46,11 @@ def panel_width() -> int:
 def panels(matrix: Tensor) -> Tensor:
     """Float32 weight [depth, width], of a width that 16 divides, as the kernel reads it: [depth *
     width], in panels of columns."""
-    return torch.cat([panel.flatten() for panel in matrix.split(panel_width(), 1)])
+    depth, width = matrix.shape
+    rest = width % panel_width()
+    whole, narrow = matrix.split((width - rest, rest), 1)
+    panels = whole.view(depth, -1, panel_width()).transpose(0, 1)
+    return torch.cat((panels.flatten(), narrow.flatten())) if rest else panels.flatten()
 
 
 def launch(
