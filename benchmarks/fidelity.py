@@ -230,7 +230,8 @@ def _weights(pattern: NM, budget: float | None) -> str:
 
 def _name(row: dict[str, Any]) -> str:
     weights = str(row["weights"]).replace(" for ", "\nfor ")
-    return f"{weights}, trained" if row.get("steps") else weights
+    comma = ",\n" if "\n" in weights else ", "
+    return f"{weights}{comma}trained" if row.get("steps") else weights
 
 
 if __name__ == "__main__":
