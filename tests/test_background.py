@@ -146,6 +146,7 @@ def test_compiled_code_that_fails_is_given_up(filled: Path) -> None:
     check(sparse, x, time, (3,))
     with pytest.warns(SparsifyWarning, match="the update cannot be compiled and runs uncompiled"):
         check(sparse, x, time)
+    assert update_of(sparse, x, time)._started  # nor is it looked for again
 
 
 @torch.no_grad()

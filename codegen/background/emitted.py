@@ -36,8 +36,8 @@ class InBackground(Emitted):
         self,
         module: GraphModule,
         sizes: Mapping[int, int],
-        most: int | None = None,
-        name: str = "update",
+        most: int | None,
+        name: str,
     ) -> None:
         super().__init__(module)
         self._name, self._sizes, self._most = name, sizes, most
@@ -57,13 +57,11 @@ class InBackground(Emitted):
         if self._native is None and not self._failure:
             self._started = True
             self._compile(tell)
-        if self._failure:
-            failure, self._failure = self._failure, ""
+        if failure := self._untold():
             raise CompileError(failure)
 
     def __call__(self, *inputs: Any) -> Any:
-        if self._failure:
-            failure, self._failure = self._failure, ""
+        if failure := self._untold():
             warnings.warn(failure, SparsifyWarning, stacklevel=2)
         native = self._native
         if native is not None and native.takes(inputs):
@@ -96,7 +94,6 @@ class InBackground(Emitted):
                 job = Job.of(self._module, inputs, self._sizes, self._most)
                 path = Packages(default_folder()).find(job.key)
             except CompileError as error:
-                self._started = True
                 self._fail(str(error))
                 return
             self._job = job
@@ -138,7 +135,14 @@ class InBackground(Emitted):
             else:  # the weights have changed meanwhile
                 self._job, self._started = None, False
 
+    def _untold(self) -> str:
+        """What failed, once."""
+        failure, self._failure = self._failure, ""
+        return failure
+
     def _fail(self, reason: str) -> None:
+        """Nothing is started any more."""
+        self._started = True
         line = reason.strip().split("\n")[0]
         self._failure = (
             f"the {self._name} cannot be compiled and runs uncompiled, slower: {line} "
@@ -150,7 +154,7 @@ def _run_worker(folder: Path, tell: Tell) -> None:
     """Raises :class:`CompileError` with the last that it said, if it fails or is killed."""
     command = [sys.executable, *_COMMAND, "job.json", "package.pt2"]
     paths = (str(Path(path).absolute()) for path in sys.path)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with (
         (folder / "errors").open("w+") as errors,
         subprocess.Popen(
