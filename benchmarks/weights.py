@@ -96,6 +96,13 @@ def format_of(nm: NM) -> str:
     return f"{sites}{nm.v}:{nm.n}:{nm.m}"
 
 
+def file_of(nm: NM) -> str:
+    """What is written for such weights here."""
+    if nm.v == 1:
+        return "weights_v1.json"
+    return "weights_sites.json" if format_of(nm).startswith("sites") else "weights.json"
+
+
 def _both(
     run: Callable[[Tensor, str], Callable[[], Any]], weight: Tensor, nm: NM
 ) -> dict[str, Callable[[], Any]]:
@@ -164,9 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "products": found,
     }
     out.mkdir(parents=True, exist_ok=True)
-    name = {1: "weights_v1.json"}.get(nm.v, "weights.json")
-    name = "weights_sites.json" if result["format"].startswith("sites") else name
-    (out / name).write_text(json.dumps(result, indent=1) + "\n")
+    (out / file_of(nm)).write_text(json.dumps(result, indent=1) + "\n")
     console.print(table(result))
 
 

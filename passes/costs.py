@@ -95,12 +95,14 @@ class Costs:
         _, channels, *taps = value.shape
         work: int = prod((*node.meta["val"].shape, channels, *taps))
         format = self.list_format(weight, groups)
-        fewest = {prepack.FINE: self.few_fine_channels, prepack.SITES: self.few_sites_channels}
-        known = {
-            own: few for name, few in fewest.items() if (own := self._sparse(weight).get(name))
+        if value.is_cuda or format is None or work < self.few_macs:
+            return None
+        own = self._sparse(weight)
+        fewest = {
+            own.get(prepack.FINE): self.few_fine_channels,
+            own.get(prepack.SITES): self.few_sites_channels,
         }
-        is_few = channels < known.get(format or "", self.few_channels) or work < self.few_macs
-        return None if value.is_cuda or is_few else format
+        return None if channels < fewest.get(format, self.few_channels) else format
 
     def _sparse(self, weight: Node) -> dict[str, str | None]:
         """Of a weight [O, I, ...] that keeps N of M inputs: the formats that store no more, each by

@@ -23,6 +23,7 @@ from .codegen.errors import ExportError
 from .codegen.export import aoti, onnx, pt2
 from .codegen.export.onnx import Stored
 from .codegen.export.programs import Pure, program, pure
+from .codegen.operators.operands import dtype_name
 from .folder import (
     COMMITTED,
     FORMATS,
@@ -31,7 +32,6 @@ from .folder import (
     GraphFile,
     Input,
     Value,
-    dtype_name,
     is_exported,
     write_signature,
 )

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from .codegen.errors import FolderError
 from .codegen.nm.pattern import NM
 from .hashed import check_files, files_of, is_whole
@@ -120,11 +118,6 @@ def read_signature(folder: Path) -> FolderSignature:
         raise FolderError(f"{path} lacks parts ({error}): export again") from None
     _check_files(folder, signature)
     return signature
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """As a signature has it: "float32"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def is_exported(folder: Path) -> bool:

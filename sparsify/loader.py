@@ -20,7 +20,8 @@ from .codegen.errors import BaselineError, ConfigError, FolderError, SignatureEr
 from .codegen.export import aoti, onnx, pt2
 from .codegen.export.pt2 import Run
 from .codegen.nm.pattern import NM
-from .folder import COMMITTED, FORMATS, WEIGHTS, FolderSignature, dtype_name, read_signature
+from .codegen.operators.operands import dtype_name
+from .folder import COMMITTED, FORMATS, WEIGHTS, FolderSignature, read_signature
 from .forecast import Forecaster
 from .masks import MaskLike
 from .plan import Plan

@@ -11,18 +11,19 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import CompileError
+from ..operators.operands import dtype_name
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor of this dtype on this device. ``shape`` has -1 for a size that stays unknown, and
-    ``strides`` then is None: the tensor is dense, with its axes stored in this ``order``."""
+    """A tensor of this dtype on this device. Where ``shape`` has -1, a size that stays unknown,
+    ``strides`` is None: the tensor is dense, with its axes stored in this ``order``."""
 
     dtype: torch.dtype
     device: torch.device
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
-    order: tuple[int, ...]
+    order: tuple[int, ...] = ()
 
     @staticmethod
     def of(value: Any, unknown: int | None = None) -> Operand:
@@ -30,10 +31,9 @@ class Operand:
         :class:`CompileError`."""
         if type(value) not in (Tensor, Parameter) or value.layout is not torch.strided:
             raise CompileError(f"a {type(value).__name__} is no plain tensor")
-        order = tuple(sorted(range(value.dim()), key=lambda axis: (-value.stride(axis), axis)))
         if unknown is None:
-            shape = tuple(value.shape)
-            return Operand(value.dtype, value.device, shape, value.stride(), order)
+            return Operand(value.dtype, value.device, tuple(value.shape), value.stride())
+        order = tuple(sorted(range(value.dim()), key=lambda axis: (-value.stride(axis), axis)))
         if not value.permute(order).is_contiguous():
             raise CompileError(f"{list(value.shape)} with the strides {value.stride()} has gaps")
         shape = tuple(-1 if i == unknown else size for i, size in enumerate(value.shape))
@@ -63,7 +63,7 @@ class Operand:
         return stored.permute([self.order.index(axis) for axis in range(len(self.order))])
 
     def to_json(self) -> dict[str, Any]:
-        names = {"dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device)}
+        names = {"dtype": dtype_name(self.dtype), "device": str(self.device)}
         return {**names, "shape": self.shape, "strides": self.strides, "order": self.order}
 
     @staticmethod

@@ -94,12 +94,7 @@ def launch(
     m: int,
 ) -> Tensor:
     """As :func:`.cpp.launch`, for a weight from :func:`pack`."""
-    if weight.dtype != torch.int32 or weight.dim() != 1 or rows.dim() != 3 or rows.shape[2] % m:
-        raise OperandError(
-            f"gather_matmul: a weight in the format {v}:{n}:{m} is int32 with one axis, for rows "
-            f"[N, R, C] of which {m} divides C, not {list(weight.shape)} for {list(rows.shape)}"
-        )
-    kept = rows.shape[2] // m * n
+    kept = listed.kept_channels(rows, weight, v, n, m)
     stored = weight.view(torch.float32)
     return _kernel(v, m)(rows, kernel_map, stored, bias, kept, _values_of(weight, v))
 

@@ -77,10 +77,16 @@ def launch(
     rows: Tensor, kernel_map: Tensor | None, weight: Tensor, bias: Tensor | None, n: int, m: int
 ) -> Tensor:
     """:func:`.cpp.launch` for a weight from :func:`pack`."""
+    kept = kept_channels(rows, weight, cpp.COLUMNS, n, m)
+    return cpp.launch(rows, kernel_map, weight.view(torch.float32), bias, kept)
+
+
+def kept_channels(rows: Tensor, weight: Tensor, v: int, n: int, m: int) -> int:
+    """How many channels of ``rows`` such a ``weight`` has. Raises :class:`OperandError` if it can
+    be none for them."""
     if weight.dtype != torch.int32 or weight.dim() != 1 or rows.dim() != 3 or rows.shape[2] % m:
         raise OperandError(
-            f"gather_matmul: a weight in the format 16:{n}:{m} is int32 with one axis, for rows "
+            f"gather_matmul: a weight in the format {v}:{n}:{m} is int32 with one axis, for rows "
             f"[N, R, C] of which {m} divides C, not {list(weight.shape)} for {list(rows.shape)}"
         )
-    kept = rows.shape[2] // m * n
-    return cpp.launch(rows, kernel_map, weight.view(torch.float32), bias, kept)
+    return rows.shape[2] // m * n

@@ -26,10 +26,10 @@ def require(
         return
     if operand.dtype in dtypes and operand.device == device and _fit(operand.shape, sizes):
         return
-    wanted = " or ".join(map(_name, dtypes))
+    wanted = " or ".join(map(dtype_name, dtypes))
     raise OperandError(
         f"{kernel} reads {name} as {wanted} {_shown(sizes)} on {device}, but it is "
-        f"{_name(operand.dtype)} {list(operand.shape)} on {operand.device}: "
+        f"{dtype_name(operand.dtype)} {list(operand.shape)} on {operand.device}: "
         "hand it what the weight was arranged for"
     )
 
@@ -43,7 +43,8 @@ def _fit(shape: Sequence[int], sizes: Sizes) -> bool:
     return True
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """As files and messages have it: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -58,7 +58,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="sparsify",
-    help="Makes generative PyTorch models fast to edit with: computes only what an edit touches.",
     epilog="Exit codes: 0 done, 1 an error, told on one line, 2 wrong usage.",
     no_args_is_help=True,
     add_completion=False,
